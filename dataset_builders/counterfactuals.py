@@ -1,0 +1,299 @@
+"""Which counterfactual goes with which clean input: drawn, measured on the high-level model, chosen.
+
+Owns the choice of pairs of equally long inputs that differ in a way that matters, and the counts that say how far they
+do. Inputs are tensors of token codes, as in `interpbench_hub.cases.pairs`; knows nothing of columns or files.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from interpbench_hub.cases.kinds import changes_output
+from interpbench_hub.cases.pairs import Pairs, PairSampler, Split, in_split, seeded
+from interpbench_hub.circuit import LOGITS, Edge
+from interpbench_hub.errors import CaseError
+
+if TYPE_CHECKING:
+    from interpbench_hub.cases.case import Case
+
+CHUNK = 2_500
+"""Rows made at a time: memory does not grow with the number of rows."""
+ROUNDS = 8
+"""Counterfactuals tried for a row before the best so far is kept."""
+SEARCH_POOLS = 6
+"""Sets of inputs searched for a pair that exercises an edge before the split is said to hold none."""
+SEARCH_ROUNDS = 4
+"""Counterfactuals tried for every input of such a set."""
+PLAIN = 4
+"""One row in so many takes the first counterfactual drawn, whatever it does to the output."""
+_RETRIES = 40
+"""Changes tried until one stays within the split; a split holds at least a tenth of the inputs."""
+
+
+@dataclass
+class Counts:
+    """What the rows of a split turned out to be."""
+
+    rows: int = 0
+    distinct_inputs: int = 0
+    """Different clean inputs."""
+    label_changes: int = 0
+    """Pairs whose output differs at some position."""
+    rows_of_length: dict[int, int] = field(default_factory=dict)
+    """By length, BOS counted."""
+    exercised: dict[str, int] = field(default_factory=dict)
+    """For each varying edge of the circuit, the pairs whose path interchange of it alone changes the output."""
+    _seen: set[bytes] = field(default_factory=set, repr=False)
+
+    def add(self, pairs: Pairs, changed: Tensor, exercises: Tensor, edges: list[Edge]) -> None:
+        self.rows += pairs.n_pairs
+        # Padding is 0, a token like others, so an input is its tokens and its length.
+        inputs = torch.cat([pairs.base_lengths[:, None], pairs.base], dim=1).to(torch.int32)
+        self._seen.update(row.tobytes() for row in inputs.numpy())
+        self.distinct_inputs = len(self._seen)
+        self.label_changes += int(changed.sum())
+        n_tokens, counts = pairs.base_lengths.unique(return_counts=True)
+        for length, count in zip((n_tokens + 1).tolist(), counts.tolist(), strict=True):
+            self.rows_of_length[length] = self.rows_of_length.get(length, 0) + count
+        for edge, row in zip(edges, exercises, strict=True):
+            self.exercised[str(edge)] = self.exercised.get(str(edge), 0) + int(row.sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts as JSON holds them; keys in a fixed order."""
+        return {
+            "rows": self.rows,
+            "distinct_inputs": self.distinct_inputs,
+            "label_changes": self.label_changes,
+            "rows_of_length": {str(length): self.rows_of_length[length] for length in sorted(self.rows_of_length)},
+            "exercised": self.exercised,
+        }
+
+
+class Pool:
+    """Inputs of a split, grouped by length, to take clean inputs from and to mix counterfactuals of."""
+
+    def __init__(self, tokens: Tensor, lengths: Tensor, n_lengths: int) -> None:
+        order = torch.argsort(lengths, stable=True)
+        self.tokens, self.lengths = tokens[order], lengths[order]
+        self.counts = torch.bincount(lengths, minlength=n_lengths)
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def any_of(self, lengths: Tensor, generator: torch.Generator) -> Tensor:
+        """A random input of each of the lengths."""
+        place = (torch.rand(len(lengths), generator=generator) * self.counts[lengths]).long()
+        return self.tokens[self.starts[lengths] + place]
+
+    def first_of(self, lengths: Tensor) -> Tensor:
+        """Inputs of the lengths, none used twice."""
+        order = torch.argsort(lengths, stable=True)
+        ordered = lengths[order]
+        counts = torch.bincount(lengths, minlength=len(self.counts))
+        rank = torch.arange(len(lengths)) - (counts.cumsum(0) - counts)[ordered]
+        taken = torch.empty(len(lengths), self.tokens.shape[1], dtype=torch.long)
+        taken[order] = self.tokens[self.starts[ordered] + rank]
+        return taken
+
+
+class CounterfactualPairs:
+    """The pairs of one split of a case's dataset, the same for the same seed; `counts` grows as chunks are drawn."""
+
+    def __init__(self, case: "Case", split: Split, *, seed: int = 0) -> None:
+        self.case = case
+        self.split: Split = split
+        self.seed = seed
+        self.counts = Counts()
+        self.length_only: list[Edge] = []
+        """Varying edges that carry what follows from the length: no pair of equally long inputs exercises them."""
+        self._sampler = PairSampler(case, seed=f"dataset {seed}", split=split)
+
+    @cached_property
+    def edges(self) -> list[Edge]:
+        """The varying edges of the case's circuit."""
+        return self.case.circuit.of_kind("varying")
+
+    def chunks(self, n_rows: int) -> Iterator[Pairs]:
+        """`n_rows` pairs of a clean input (base) and its counterfactual (source), at most `CHUNK` at a time."""
+        sampler = PairSampler(self.case, seed=f"dataset {self.seed} search", split=self.split)
+        pools = (Pool(*sampler.inputs(CHUNK, number), self.case.max_len) for number in range(SEARCH_POOLS))
+        first_pool = next(pools)
+        # The search tells which edges pairs of equal length can exercise at all, and finds a pair for each.
+        found = self._search(chain([first_pool], pools))
+        turns = self._turns(first_pool)
+        draw = 0
+        for first in range(0, n_rows, CHUNK):
+            lengths = turns[torch.arange(first, min(first + CHUNK, n_rows)) % len(turns)]
+            pool, draw = self._pool(lengths, draw)
+            pairs = self._choose(pool.first_of(lengths), lengths, pool, list(found), self._generator("chunk", first))
+            if first == 0:
+                pairs = _planted(pairs, list(found.values()))
+            exercises = changes_output(self.case, pairs, self.edges)
+            self.counts.add(pairs, self._changes(pairs), exercises, self.edges)
+            yield pairs
+
+    def _turns(self, pool: Pool) -> Tensor:
+        """Token counts in the order in which rows take turns.
+
+        A length at which no two inputs of the split have different outputs comes up a quarter as often as the others:
+        its pairs cannot change the output.
+        """
+        output = self.case.high_level.run(pool.tokens, pool.lengths)[self.case.graph.output.name]
+        differs = (output != output[pool.starts[pool.lengths]]) & _there(pool.tokens, pool.lengths)
+        lengths = torch.arange(self.case.min_len - 1, self.case.max_len)
+        lively = lengths[torch.isin(lengths, pool.lengths[differs.any(-1)])]
+        return torch.cat([lengths, *[lively] * 3]) if len(lively) < len(lengths) else lengths
+
+    # -- drawing -------------------------------------------------------------------------------------------------------
+
+    def _generator(self, *what: object) -> torch.Generator:
+        parts = ("counterfactuals", self.case.id, self.seed, self.split, *what)
+        return torch.Generator().manual_seed(seeded(*parts))
+
+    def _pool(self, lengths: Tensor, draw: int) -> tuple[Pool, int]:
+        """Inputs enough for clean ones of these lengths and then some, and the number of the next draw."""
+        n_lengths = self.case.max_len - self.case.min_len + 1
+        needed = torch.bincount(lengths, minlength=self.case.max_len)
+        size = max(len(lengths) + len(lengths) // 4, 16 * n_lengths)
+        drawn = []
+        while True:
+            drawn.append(self._sampler.inputs(size, draw))
+            draw += 1
+            pool = Pool(*(torch.cat(parts) for parts in zip(*drawn, strict=True)), self.case.max_len)
+            if bool((pool.counts >= needed).all()) and bool((pool.counts[self.case.min_len - 1 :] > 0).all()):
+                return pool, draw
+            size = max(size // 4, 64)
+
+    def _draw(self, base: Tensor, lengths: Tensor, pool: Pool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A counterfactual for each base, and whether it is one: an input of the split that is not the base.
+
+        An independent input, or the base with one token, a quarter or half of its tokens taken from such an input.
+        """
+        n_rows, width = base.shape
+        source = base.clone()
+        open_ = torch.arange(n_rows)
+        for _ in range(_RETRIES):
+            other = pool.any_of(lengths[open_], generator)
+            share = torch.tensor([2.0, 0.5, 0.25, -1.0])[torch.randint(4, (len(open_),), generator=generator)]
+            taken = torch.rand(len(open_), width, generator=generator) < share[:, None]
+            place = (torch.rand(len(open_), generator=generator) * lengths[open_]).long()
+            taken |= (torch.arange(width) == place[:, None]) & (share < 0)[:, None]
+            made = torch.where(taken, other, base[open_])
+            good = (made != base[open_]).any(-1) & in_split(self.case, made, lengths[open_], self.split)
+            source[open_[good]] = made[good]
+            open_ = open_[~good]
+            if not len(open_):
+                break
+        valid = torch.ones(n_rows, dtype=torch.bool)
+        valid[open_] = False
+        return source, valid
+
+    # -- measuring -----------------------------------------------------------------------------------------------------
+
+    def _changes(self, pairs: Pairs) -> Tensor:
+        model, output = self.case.high_level, self.case.graph.output.name
+        clean = model.run(pairs.base, pairs.base_lengths)[output]
+        other = model.run(pairs.source, pairs.source_lengths)[output]
+        return ((clean != other) & _there(pairs.base, pairs.base_lengths)).any(-1)
+
+    def _measure(self, pairs: Pairs, goals: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether each pair changes the output, and whether interchanging its goal (a place in the circuit) does."""
+        model, output = self.case.high_level, self.case.graph.output.name
+        clean = model.run(pairs.base, pairs.base_lengths)[output]
+        source = model.run(pairs.source, pairs.source_lengths)
+        mask = torch.nn.functional.one_hot(goals, len(model.circuit)).bool()
+        codes = model.interchange(pairs.base, pairs.base_lengths, source, mask)
+        there = _there(pairs.base, pairs.base_lengths)
+        exercises = ((codes != clean) & (codes != model.output_ambiguous) & there).any(-1)
+        return ((source[output] != clean) & there).any(-1), exercises
+
+    # -- choosing ------------------------------------------------------------------------------------------------------
+
+    def _choose(
+        self, base: Tensor, lengths: Tensor, pool: Pool, goals: list[Edge], generator: torch.Generator
+    ) -> Pairs:
+        """The best of up to `ROUNDS` counterfactuals for each base: every row has an edge it should exercise."""
+        places = self._places(goals or self.edges)
+        goal = places[torch.randint(len(places), (len(base),), generator=generator)]
+        plain = torch.rand(len(base), generator=generator) < 1 / PLAIN
+        source, score = base.clone(), torch.full((len(base),), -1)
+        for _ in range(ROUNDS):
+            # 3 changes the output and exercises the goal, 2 and 1 do one of the two, 0 neither, -1 is none yet.
+            open_ = torch.where(plain, score < 0, score < 3).nonzero()[:, 0]
+            if not len(open_):
+                break
+            made, valid = self._draw(base[open_], lengths[open_], pool, generator)
+            pairs = Pairs(base[open_], lengths[open_], made, lengths[open_])
+            changed, exercised = self._measure(pairs, goal[open_])
+            new = torch.where(valid, 2 * changed.long() + exercised.long(), -1)
+            better = new > score[open_]
+            source[open_[better]] = made[better]
+            score[open_[better]] = new[better]
+        if bool((score < 0).any()):
+            length = int(lengths[score < 0][0]) + 1
+            raise CaseError(
+                f"case {self.case.id}: no counterfactual of length {length} found in the split {self.split!r}; its "
+                "sampler must draw at least two different inputs of every length"
+            )
+        return Pairs(base, lengths, source, lengths)
+
+    def _search(self, pools: Iterable[Pool]) -> dict[Edge, Pairs]:
+        """A pair that exercises each varying edge, for those edges that some pair of equally long inputs exercises."""
+        found: dict[Edge, Pairs] = {}
+        generator = self._generator("search")
+        open_ = list(self.edges)
+        for pool in pools:
+            self.length_only += self._length_only(open_, pool)
+            open_ = [edge for edge in open_ if edge not in self.length_only]
+            for _ in range(SEARCH_ROUNDS):
+                if not open_:
+                    return {edge: found[edge] for edge in self.edges if edge in found}
+                places = self._places(open_)
+                goal = places[torch.randint(len(open_), (len(pool.lengths),), generator=generator)]
+                made, valid = self._draw(pool.tokens, pool.lengths, pool, generator)
+                pairs = Pairs(pool.tokens, pool.lengths, made, pool.lengths)
+                hits = self._measure(pairs, goal)[1] & valid
+                for edge, place in zip(list(open_), places.tolist(), strict=True):
+                    rows = (hits & (goal == place)).nonzero()[:, 0]
+                    if len(rows):
+                        found[edge] = pairs[rows[:1]]
+                        open_.remove(edge)
+        return {edge: found[edge] for edge in self.edges if edge in found}
+
+    def _places(self, edges: list[Edge]) -> Tensor:
+        return torch.tensor([self.case.high_level.edge_index[edge] for edge in edges])
+
+    def _length_only(self, edges: list[Edge], pool: Pool) -> list[Edge]:
+        """The edges whose carried value depends, for all inputs of a pool, on length and position alone."""
+        graph, node_of = self.case.graph, self.case.alignment.node_of
+        carried = {edge: set[str]() for edge in edges}
+        carried[Edge(node_of[graph.output.name], LOGITS)] = {graph.output.name}
+        for variable in graph.variables:
+            for read in variable.reads:
+                edge = Edge(node_of[read.variable], node_of[variable.name], read.slot)
+                carried.setdefault(edge, set()).add(read.variable)
+        values = self.case.high_level.run(pool.tokens, pool.lengths)
+        there = _there(pool.tokens, pool.lengths)
+        # Every input against the first of its length.
+        first = pool.starts[pool.lengths]
+        alike = {name for name, codes in values.items() if not bool(((codes != codes[first]) & there).any())}
+        return [edge for edge in edges if carried[edge] <= alike]
+
+
+def _there(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Which positions are no padding: BoolTensor [batch, pos]."""
+    return torch.arange(tokens.shape[1]) < lengths[:, None]
+
+
+def _planted(pairs: Pairs, extra: list[Pairs]) -> Pairs:
+    """The pairs with some rows replaced by the extra ones, each by one of its length, as far as there are such rows."""
+    free = torch.ones(pairs.n_pairs, dtype=torch.bool)
+    for pair in extra:
+        rows = (free & (pairs.base_lengths == pair.base_lengths)).nonzero()[:, 0]
+        if len(rows):
+            pairs.base[rows[0]], pairs.source[rows[0]] = pair.base[0], pair.source[0]
+            free[rows[0]] = False
+    return pairs

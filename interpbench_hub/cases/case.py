@@ -1,0 +1,211 @@
+"""A case: a program with its vocabulary, lengths and sampler, and the encoding of its inputs and outputs."""
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from interpbench_hub.circuit import Circuit
+from interpbench_hub.constants import BOS, PAD
+from interpbench_hub.errors import CaseError
+from interpbench_hub.rasp.alignment import Alignment, align, prescribed_circuit
+from interpbench_hub.rasp.graph import Graph, build_graph
+from interpbench_hub.rasp.language import SOp, Value
+
+if TYPE_CHECKING:
+    import torch
+
+    from interpbench_hub.rasp.high_level import HighLevelModel
+
+Sampler = Callable[[random.Random, int], list[Value]]
+"""Draws one sequence: `sampler(rng, n)` returns `n` tokens (BOS not among them)."""
+Tier = Literal["elementwise", "single-head", "multi-head"]
+
+_ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One benchmark item. Everything else about it (variables, alignment, circuit) follows from these fields."""
+
+    id: str
+    """Lower-case words joined by underscores: `case_3`, `induction`."""
+    description: str
+    """What the program computes, in one sentence."""
+    program: SOp
+    """The output expression; call it with a list of tokens (without BOS)."""
+    vocab: tuple[Value, ...]
+    """Every token an input may hold; token ids are their places here."""
+    min_len: int = 4
+    """Shortest input, BOS counted."""
+    max_len: int = 10
+    """Longest input, BOS counted."""
+    causal: bool = False
+    """Whether positions see only those before them (the program then means its causal reading)."""
+    sampler: Sampler | None = None
+    """Draws inputs where uniform ones starve a class or a branch; None draws tokens uniformly."""
+    was_published_2024: bool = False
+    """Whether the 2024 release has a trained model of this case."""
+    notes: str = field(default="", repr=False)
+    """Where the case departs from the 2024 benchmark, and why."""
+
+    def __post_init__(self) -> None:
+        if _ID.fullmatch(self.id) is None:
+            raise CaseError(f"case id {self.id!r} is not lower-case words joined by underscores, such as case_3")
+        if not isinstance(self.program, SOp):
+            raise CaseError(f"case {self.id}: program is {self.program!r}; give the output s-op of a RASP program")
+        if not 2 <= self.min_len <= self.max_len:
+            raise CaseError(
+                f"case {self.id}: lengths {self.min_len} to {self.max_len} are no range; they count BOS, "
+                "so the shortest is at least 2"
+            )
+        if len(set(self.vocab)) != len(self.vocab) or len(self.vocab) < 2:
+            raise CaseError(f"case {self.id}: vocab needs at least two tokens, each once, got {self.vocab!r}")
+        if None in self.vocab or BOS in self.vocab or PAD in self.vocab:
+            raise CaseError(f"case {self.id}: vocab holds None, {BOS} or {PAD}, which have meanings of their own")
+
+    # -- what follows from the program ---------------------------------------------------------------------------
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The program's variables, with their value sets."""
+        return build_graph(self.program, self.vocab, self.min_len - 1, self.max_len - 1, causal=self.causal)
+
+    @cached_property
+    def alignment(self) -> Alignment:
+        """Which node of the low-level model implements which variables."""
+        return align(self.graph, seed=self.id)
+
+    @cached_property
+    def high_level(self) -> "HighLevelModel":
+        """The causal model on batches, with interchange."""
+        from interpbench_hub.rasp.high_level import HighLevelModel
+
+        return HighLevelModel(self.graph, self.alignment)
+
+    @cached_property
+    def circuit(self) -> Circuit:
+        """The edges the program prescribes, each with its kind (`varying`, `constant`, `inert`)."""
+        from interpbench_hub.cases.kinds import with_kinds
+
+        return with_kinds(self, prescribed_circuit(self.graph, self.alignment, case=self.id))
+
+    @property
+    def categorical(self) -> bool:
+        """Whether outputs are classes; else they are numbers, one regression output."""
+        return self.graph.output.encoding == "categorical"
+
+    @cached_property
+    def n_attention_heads(self) -> int:
+        """Number of heads in the circuit."""
+        return sum(node.is_head for node in self.alignment.variables_of)
+
+    @property
+    def tier(self) -> Tier:
+        """Difficulty: `elementwise` uses no attention, `single-head` one head, `multi-head` several."""
+        return ("elementwise", "single-head", "multi-head")[min(self.n_attention_heads, 2)]
+
+    @property
+    def tags(self) -> dict[str, object]:
+        """What the case can be chosen by: tier, heads, edges, varying edges, whether 2024 published it."""
+        return {
+            "tier": self.tier,
+            "n_attention_heads": self.n_attention_heads,
+            "n_edges": len(self.circuit),
+            "n_varying_edges": len(self.circuit.of_kind("varying")),
+            "causal": self.causal,
+            "categorical": self.categorical,
+            "was_published_2024": self.was_published_2024,
+        }
+
+    # -- inputs ----------------------------------------------------------------------------------------------------
+
+    @property
+    def bos_id(self) -> int:
+        return len(self.vocab)
+
+    @property
+    def pad_id(self) -> int:
+        return len(self.vocab) + 1
+
+    @property
+    def d_vocab(self) -> int:
+        """Number of token ids: the vocabulary, then BOS, then PAD."""
+        return len(self.vocab) + 2
+
+    @cached_property
+    def token_ids(self) -> dict[Value, int]:
+        """Id of each token of the vocabulary, then BOS and PAD."""
+        return {token: place for place, token in enumerate((*self.vocab, BOS, PAD))}
+
+    def encode(self, sequences: Sequence[Sequence[Value]]) -> "torch.Tensor":
+        """Token ids of equally long sequences (without BOS), BOS put first: LongTensor [batch, pos].
+
+        >>> from interpbench_hub import get_case
+        >>> get_case("case_3").encode([["a", "x", "c"]]).tolist()
+        [[4, 0, 3, 2]]
+        """
+        import torch
+
+        lengths = {len(sequence) for sequence in sequences}
+        if len(lengths) > 1:
+            raise CaseError(
+                f"case {self.id}: sequences have lengths {sorted(lengths)}; one batch has one length, so encode "
+                "each length by itself"
+            )
+        for sequence in sequences:
+            if not self.min_len <= len(sequence) + 1 <= self.max_len:
+                raise CaseError(
+                    f"case {self.id}: a sequence has {len(sequence)} tokens; it takes {self.min_len - 1} to "
+                    f"{self.max_len - 1} (BOS is added here)"
+                )
+        # BOS and PAD are in token_ids for whoever decodes ids; they are no tokens an input may hold.
+        known = self.token_ids
+        try:
+            rows = [[self.bos_id, *(known[token] for token in sequence)] for sequence in sequences]
+        except (KeyError, TypeError) as error:
+            raise CaseError(
+                f"case {self.id}: {error} is not a token; the vocabulary is {', '.join(map(repr, self.vocab))}"
+            ) from error
+        width = next(iter(lengths), 0) + 1
+        ids = torch.tensor(rows, dtype=torch.long).reshape(len(rows), width)
+        if bool((ids[:, 1:] >= self.bos_id).any()):
+            raise CaseError(f"case {self.id}: {BOS} and {PAD} are no tokens of an input; encode puts BOS first itself")
+        return ids
+
+    # -- outputs ---------------------------------------------------------------------------------------------------
+
+    @property
+    def classes(self) -> tuple[Value, ...]:
+        """Output values by class id, None for `<undefined>`; empty for a regression case."""
+        return self.graph.output.classes if self.categorical else ()
+
+    @property
+    def d_vocab_out(self) -> int:
+        """Number of outputs a position: the classes, or 1 for regression."""
+        return len(self.classes) if self.categorical else 1
+
+    def decode(self, logits: "torch.Tensor") -> list[list[Value]]:
+        """Outputs a model's logits [batch, pos, d_vocab_out] stand for, BOS dropped; None where undefined."""
+        if logits.ndim != 3 or logits.shape[-1] != self.d_vocab_out:
+            raise CaseError(
+                f"case {self.id}: logits have shape {tuple(logits.shape)}; expected [batch, pos, {self.d_vocab_out}]"
+            )
+        if not self.categorical:
+            return logits[:, 1:, 0].tolist()
+        return [[self.classes[place] for place in row] for row in logits[:, 1:].argmax(-1).tolist()]
+
+    # -- sampling --------------------------------------------------------------------------------------------------
+
+    def sample(self, rng: random.Random, n_tokens: int) -> list[Value]:
+        """One input of `n_tokens` tokens (BOS not counted), from the case's sampler."""
+        if self.sampler is not None:
+            return self.sampler(rng, n_tokens)
+        return [self.vocab[int(rng.random() * len(self.vocab))] for _ in range(n_tokens)]
+
+    @property
+    def n_inputs(self) -> int:
+        """Size of the input space: all sequences of all lengths."""
+        return sum(len(self.vocab) ** length for length in range(self.min_len - 1, self.max_len))

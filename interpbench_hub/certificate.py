@@ -1,0 +1,231 @@
+"""The certificate: the measured evidence that a model computes along its circuit and nowhere else.
+
+Owns the entries, the grade that follows from them and their JSON. Knows nothing of torch: measuring is
+`siit.measure`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Literal
+
+from interpbench_hub.constants import SCHEMA_VERSION
+from interpbench_hub.errors import CheckpointError
+
+Ablation = Literal["resample", "zero", "mean"]
+ABLATIONS: tuple[Ablation, ...] = ("resample", "zero", "mean")
+"""What replaces a value: its value on a source input, zeros, or its mean over inputs at the same position."""
+
+Section = Literal["behaviour", "node_interchange", "edge_interchange", "node_strict", "edge_strict", "complement"]
+SECTIONS: tuple[Section, ...] = (
+    "behaviour",
+    "node_interchange",
+    "edge_interchange",
+    "node_strict",
+    "edge_strict",
+    "complement",
+)
+Grade = Literal["path", "edge", "node", "none"]
+GRADES: tuple[Grade, ...] = ("path", "edge", "node", "none")
+"""Best first."""
+
+THRESHOLD = 0.999
+"""Share of pairs that must be correct, for the worst entry of each kind."""
+TOLERANCE = 0.05
+"""Largest error of a correct regression output."""
+CONFIDENCE = 0.99
+
+_ROW_COLUMNS = ("name", "ablation", "count", "correct", "lower_bound")
+_EFFECT_COLUMNS = ("name", "count", "changed", "predicted")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How many pairs came out right under one intervention.
+
+    A pair is correct when every position is: same argmax for classes, an error below `TOLERANCE` for regression.
+    """
+
+    name: str
+    """The node or edge replaced; `all` for behaviour and for the whole complement."""
+    ablation: Ablation | None
+    """What replaced it; None where nothing did."""
+    count: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.count if self.count else 0.0
+
+    @cached_property
+    def lower_bound(self) -> float:
+        """One-sided 99 % Clopper-Pearson lower bound of the accuracy (Clopper and Pearson 1934)."""
+        return clopper_pearson_lower(self.correct, self.count)
+
+    @property
+    def passes(self) -> bool:
+        return self.count > 0 and self.accuracy >= THRESHOLD
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What resampling one varying circuit edge alone does to the output."""
+
+    name: str
+    count: int
+    changed: int
+    """Pairs whose output changed."""
+    predicted: int
+    """Pairs whose output the high-level model says changes."""
+
+    @property
+    def share(self) -> float:
+        return self.changed / self.count if self.count else 0.0
+
+    @property
+    def predicted_share(self) -> float:
+        return self.predicted / self.count if self.count else 0.0
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """All entries for one model of one case.
+
+    `grade` is `path` if everything passes, `edge` if all but `edge_interchange` does and every varying edge has an
+    effect, `node` if behaviour, node interchange and node strictness under resampling do, else `none`.
+    """
+
+    case: str
+    weights_sha256: str
+    """SHA-256 of the weights file the entries were measured on."""
+    seed: int
+    n_pairs: int
+    """Pairs behind each aggregate entry."""
+    n_pairs_single: int
+    """Pairs behind each entry of a single node or edge."""
+    is_exhaustive: bool
+    """Whether the aggregate entries cover every pair of inputs."""
+    is_held_out: bool
+    """Whether the inputs (of every length with enough of them to divide) are ones that training never draws."""
+    package_version: str
+    behaviour: tuple[Entry, ...]
+    node_interchange: tuple[Entry, ...]
+    edge_interchange: tuple[Entry, ...]
+    node_strict: tuple[Entry, ...]
+    edge_strict: tuple[Entry, ...]
+    complement: tuple[Entry, ...]
+    effect: tuple[Effect, ...]
+
+    def entries(self, *sections: Section) -> Iterator[tuple[Section, Entry]]:
+        """Entries of some sections (all by default) with the section's name."""
+        for section in sections or SECTIONS:
+            for entry in getattr(self, section):
+                yield section, entry
+
+    def worst(self, section: Section, ablation: Ablation | None = None) -> Entry | None:
+        """The least accurate entry of a section, of one ablation if given; None if there is none."""
+        entries = [e for e in getattr(self, section) if ablation is None or e.ablation == ablation]
+        return min(entries, key=lambda entry: entry.accuracy, default=None)
+
+    def failures(self) -> list[tuple[Section, Entry]]:
+        """Every entry below the threshold, worst first."""
+        return sorted(((s, e) for s, e in self.entries() if not e.passes), key=lambda item: item[1].accuracy)
+
+    @cached_property
+    def grade(self) -> Grade:
+        def passes(section: Section, ablation: Ablation | None = None) -> bool:
+            worst = self.worst(section, ablation)
+            return worst is None or worst.passes
+
+        has_behaviour = bool(self.behaviour) and passes("behaviour")
+        node = has_behaviour and passes("node_interchange") and passes("node_strict", "resample")
+        strict = all(passes(section) for section in ("node_strict", "edge_strict", "complement"))
+        if node and strict and passes("edge_interchange") and self._every_edge_matters:
+            return "path"
+        if node and strict and self._every_edge_matters:
+            return "edge"
+        return "node" if node else "none"
+
+    @property
+    def _every_edge_matters(self) -> bool:
+        return all(effect.changed > 0 for effect in self.effect)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `certificate.json`: entries as rows under named columns, to keep files small."""
+        data: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "grade": self.grade}
+        for item in fields(self):
+            if item.name not in (*SECTIONS, "effect"):
+                data[item.name] = getattr(self, item.name)
+        data |= {"threshold": THRESHOLD, "tolerance": TOLERANCE, "confidence": CONFIDENCE}
+        for section in SECTIONS:
+            rows = [[e.name, e.ablation, e.count, e.correct, round(e.lower_bound, 6)] for e in getattr(self, section)]
+            data[section] = {"columns": list(_ROW_COLUMNS), "rows": rows}
+        rows = [[e.name, e.count, e.changed, e.predicted] for e in self.effect]
+        data["effect"] = {"columns": list(_EFFECT_COLUMNS), "rows": rows}
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Certificate":
+        """The certificate `to_dict` wrote; raises `CheckpointError` for anything else.
+
+        The grade and the bounds are computed anew from the counts; a file that says otherwise is refused.
+        """
+        try:
+            if data["schema_version"] != SCHEMA_VERSION:
+                raise CheckpointError(
+                    f"certificate has schema_version {data['schema_version']!r}; this package reads {SCHEMA_VERSION}"
+                )
+            plain = {f.name: data[f.name] for f in fields(cls) if f.name not in (*SECTIONS, "effect")}
+            sections = {s: tuple(Entry(*row[:4]) for row in data[s]["rows"]) for s in SECTIONS}
+            effect = tuple(Effect(*row) for row in data["effect"]["rows"])
+            certificate = cls(**plain, **sections, effect=effect)
+            written = data["grade"]
+        except (KeyError, TypeError, IndexError) as error:
+            raise CheckpointError(f"not a certificate: {error!r}; write certificates with Certificate.to_dict") from error
+        for section, entry in certificate.entries():
+            if not 0 <= entry.correct <= entry.count:
+                raise CheckpointError(
+                    f"certificate entry {section} {entry.name}: {entry.correct} correct of {entry.count} cannot be"
+                )
+        if written != certificate.grade:
+            raise CheckpointError(
+                f"certificate says grade {written!r}, its entries give {certificate.grade!r}; measure it again"
+            )
+        return certificate
+
+    def __str__(self) -> str:
+        """A table: grade, then each section's number of entries and its worst one."""
+        lines = [
+            f"{self.case}: grade {self.grade} ({self.n_pairs} pairs{', all there are' if self.is_exhaustive else ''}; "
+            f"{self.n_pairs_single} for each single node or edge)"
+        ]
+        for section in SECTIONS:
+            entries = getattr(self, section)
+            worst = self.worst(section)
+            if worst is None:
+                lines.append(f"  {section:<17} {'-':>5}  nothing to measure")
+                continue
+            what = worst.name + (f" ({worst.ablation})" if worst.ablation else "")
+            lines.append(
+                f"  {section:<17} {len(entries):>5}  worst {worst.accuracy:.4f}  "
+                f"99 % bound {worst.lower_bound:.4f}  {what if worst.accuracy < 1 else ''}".rstrip()
+            )
+        weakest = min(self.effect, key=lambda effect: effect.share, default=None)
+        if weakest is not None:
+            lines.append(
+                f"  {'effect':<17} {len(self.effect):>5}  least {weakest.share:.4f} "
+                f"(program: {weakest.predicted_share:.4f})  {weakest.name}"
+            )
+        return "\n".join(lines)
+
+
+def clopper_pearson_lower(correct: int, count: int) -> float:
+    """One-sided lower confidence bound of a proportion at level `CONFIDENCE`, exact (Clopper and Pearson 1934)."""
+    if correct <= 0:
+        return 0.0
+    alpha = 1 - CONFIDENCE
+    if correct == count:
+        return alpha ** (1 / count)
+    from scipy.stats import beta
+
+    return float(beta.ppf(alpha, correct, count - correct + 1))

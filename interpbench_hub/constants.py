@@ -1,0 +1,25 @@
+"""File names, repository names and format versions: one place for every fixed string."""
+
+NAMESPACE = "interpbench"
+"""The Hub namespace of the published collection; also the prefix of bundled ids."""
+
+SCHEMA_VERSION = 1
+"""Version of the JSON formats below; raised when a reader of the old format could not read the new one."""
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CIRCUIT_FILE = "circuit.json"
+CERTIFICATE_FILE = "certificate.json"
+CARD_FILE = "README.md"
+MANIFEST_FILE = "manifest.json"
+
+TRAINING_STATE_FILE = "training_state.safetensors"
+TRAINING_LOG_FILE = "training_log.jsonl"
+
+BOS = "<bos>"
+PAD = "<pad>"
+UNDEFINED = "<undefined>"
+"""Name of the output class that stands for an undefined output (None in a program's output)."""
+
+DISTRIBUTION = "interpbench-hub"
+"""Name under which the package is installed."""

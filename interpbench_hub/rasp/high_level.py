@@ -1,0 +1,207 @@
+"""The high-level model: a graph's variables on batches, with node and path (edge) interchange.
+
+Every variable is a tensor of integer codes; a map is a table look-up, a selector a look-up in a table of
+(key, query) pairs. An interchange is given as a mask over the circuit's edges, one row an input, so that one
+call serves a batch in which every row has its own interchange.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from interpbench_hub.circuit import LOGITS, Circuit, Edge, Slot
+from interpbench_hub.rasp.alignment import Alignment, prescribed_circuit
+from interpbench_hub.rasp.graph import Graph, Read, Variable
+
+Values = dict[str, Tensor]
+"""Codes of every variable: LongTensor [batch, pos] each, BOS not among the positions."""
+
+_CHUNK = 4_000_000
+"""Most (key, query) pairs looked up at a time, so that memory stays small on large batches."""
+
+
+class HighLevelModel:
+    """A program's variables on batches of inputs.
+
+    Codes: a variable with n values has codes 0 .. n-1, n for undefined (None) and n + 1 for *ambiguous*: attention
+    that an interchange spreads over different classes has no value the program defines, nor has what is computed
+    from it. Ambiguous positions of the output are no target and no evidence.
+    """
+
+    def __init__(self, graph: Graph, alignment: Alignment, *, device: torch.device | str = "cpu") -> None:
+        self.graph = graph
+        self.alignment = alignment
+        self.device = torch.device(device)
+        self.circuit: Circuit = prescribed_circuit(graph, alignment)
+        self.edge_index = {edge: place for place, edge in enumerate(self.circuit)}
+        self._tables = {v.name: _table(graph, v).to(self.device) for v in graph.variables if v.reads or v.constants}
+        self._means = {
+            v.name: _MeanCodes(graph, v, self.device)
+            for v in graph.variables
+            if v.kind == "aggregate" and v.encoding == "numerical"
+        }
+        node_of = alignment.node_of
+        self._edge_of_read = {
+            (v.name, read): self.edge_index[Edge(node_of[read.variable], node_of[v.name], read.slot)]
+            for v in graph.variables
+            for read in v.reads
+        }
+        self._output_edge = self.edge_index[Edge(node_of[graph.output.name], LOGITS)]
+
+    def to(self, device: torch.device | str) -> "HighLevelModel":
+        """The same model with its tables on another device."""
+        return HighLevelModel(self.graph, self.alignment, device=device)
+
+    @property
+    def output_ambiguous(self) -> int:
+        """Code of an ambiguous output."""
+        return len(self.graph.output.values) + 1
+
+    def selects_alike(self, head: Variable) -> bool:
+        """Whether a head selects the same keys whatever keys and queries hold."""
+        table = self._tables[head.name]
+        return bool((table == table[0, 0]).all())
+
+    def run(self, tokens: Tensor, lengths: Tensor) -> Values:
+        """Every variable on inputs `tokens` [batch, pos] (codes of the vocabulary, no BOS).
+
+        `lengths` [batch] counts each row's tokens; positions from there on are padding: nothing selects them and
+        their codes mean nothing.
+        """
+        return self._run(tokens, lengths, None, None)
+
+    def interchange(self, tokens: Tensor, lengths: Tensor, source: Values, edges: Tensor) -> Tensor:
+        """The output on base inputs when some edges carry their value on a source input: codes [batch, pos].
+
+        `source` are the source inputs' values (`run`), `edges` a BoolTensor [batch, n_circuit_edges] in the order of
+        `circuit`: where it is set, the receiver alone reads in that slot what the sender holds on the source input.
+        A node interchange sets all the edges that leave the node.
+        """
+        name = self.graph.output.name
+        own = self._run(tokens, lengths, source, edges)[name]
+        return torch.where(edges[:, self._output_edge, None], source[name][:, : own.shape[1]], own)
+
+    def _run(self, tokens: Tensor, lengths: Tensor, source: Values | None, edges: Tensor | None) -> Values:
+        values: Values = {}
+        batch, width = tokens.shape
+        valid = torch.arange(width, device=tokens.device) < lengths[:, None]
+
+        def value(variable: Variable, read: Read) -> Tensor:
+            codes = values[read.variable]
+            if source is None or edges is None:
+                return codes
+            swapped = edges[:, self._edge_of_read[variable.name, read], None]
+            return torch.where(swapped, source[read.variable][:, :width], codes)
+
+        for variable in self.graph.variables:
+            match variable.kind:
+                case "tokens":
+                    # Padding may hold any id: a code within the tables keeps look-ups in range.
+                    values[variable.name] = tokens.masked_fill(~valid, 0)
+                case "indices":
+                    values[variable.name] = torch.arange(width, device=tokens.device).expand(batch, width)
+                case "map":
+                    arguments = [value(variable, read) for read in variable.reads]
+                    values[variable.name] = _look_up(self._tables[variable.name], arguments)
+                case _:
+                    slots = {read.slot: value(variable, read) for read in variable.reads}
+                    values[variable.name] = self._attend(variable, slots, valid)
+        return values
+
+    # -- heads -------------------------------------------------------------------------------------------------------
+
+    def _attend(self, variable: Variable, slots: dict[Slot | None, Tensor], valid: Tensor) -> Tensor:
+        batch, width = valid.shape
+        rows = max(1, _CHUNK // width**2)
+        if batch <= rows:
+            return self._attend_rows(variable, slots, valid)
+        return torch.cat(
+            [
+                self._attend_rows(variable, {slot: codes[at : at + rows] for slot, codes in slots.items()}, part)
+                for at, part in ((at, valid[at : at + rows]) for at in range(0, batch, rows))
+            ]
+        )
+
+    def _attend_rows(self, variable: Variable, slots: dict[Slot | None, Tensor], valid: Tensor) -> Tensor:
+        batch, width = valid.shape
+        table = self._tables[variable.name]
+        zero = valid.new_zeros((1, 1), dtype=torch.long)
+        selected = _look_up(table, [slots.get("k", zero)[:, None, :], slots.get("q", zero)[:, :, None]])
+        ambiguous = ((selected == 2) & valid[:, None, :]).any(-1)
+        chosen = (selected == 1) & valid[:, None, :]
+        if self.graph.causal:
+            chosen = chosen & torch.ones(width, width, dtype=torch.bool, device=valid.device).tril()
+        count = chosen.sum(-1)
+        if variable.kind == "fraction":
+            result, top = count.expand(batch, width), len(variable.values) + 1
+            return torch.where(ambiguous, top, result) if bool(ambiguous.any()) else result
+        v = slots.get("v")
+        inner = None if v is None else self.graph[str(variable.read_in("v"))]
+        codes = zero.expand(batch, width) if v is None else v
+        n_codes = 1 if inner is None else len(inner.values) + 2
+        if variable.encoding == "numerical":
+            result = self._means[variable.name](chosen, codes, count)
+            if inner is not None:
+                ambiguous = ambiguous | (chosen & (codes == n_codes - 1)[:, None, :]).any(-1)
+        else:
+            spread = codes[:, None, :].expand(batch, width, width)
+            low = spread.masked_fill(~chosen, n_codes).amin(-1)
+            high = spread.masked_fill(~chosen, -1).amax(-1)
+            # Equal selected values pass on as they are; codes of an aggregate are those of what it averages.
+            result = torch.where(count == 0, variable.undefined, low)
+            ambiguous = ambiguous | (low < high)
+        return torch.where(ambiguous, len(variable.values) + 1, result)
+
+
+def _look_up(table: Tensor, codes: Sequence[Tensor]) -> Tensor:
+    """`table[codes[0], codes[1], ...]`, broadcast."""
+    index = codes[0]
+    for size, more in zip(table.shape[1:], codes[1:], strict=True):
+        index = index * size + more
+    return table.reshape(-1)[index]
+
+
+def _table(graph: Graph, variable: Variable) -> Tensor:
+    """Codes of a map by the codes it reads; for a head, 0 (no), 1 (selected), 2 (ambiguous) by key and query."""
+    if variable.kind == "map":
+        assert variable.function is not None
+        inputs = [graph[read.variable] for read in variable.reads]
+        table = torch.full([len(v.values) + 2 for v in inputs], len(variable.values) + 1)
+        flat = [
+            variable.code_of[variable.function(*values)] for values in product(*((*v.values, None) for v in inputs))
+        ]
+        table[tuple(slice(-1) for _ in inputs)] = torch.tensor(flat).reshape([len(v.values) + 1 for v in inputs])
+        return table
+    assert variable.selects is not None
+    constants = dict(variable.constants)
+    sides = []
+    for slot in ("k", "q"):
+        name = variable.read_in(slot)
+        sides.append((constants[slot],) if name is None else (*graph[name].values, None))
+    flat = [int(variable.selects(key, query)) for key, query in product(*sides)]
+    body = torch.tensor(flat).reshape([len(side) for side in sides])
+    # A last row and column for ambiguous keys and queries; a predicate that does not look at them decides all the same.
+    table = torch.full([len(side) + 1 for side in sides], 2)
+    table[:-1, :-1] = body
+    if bool((body == body[0, 0]).all()):
+        table.fill_(int(body[0, 0]))
+    return table.to(torch.uint8)
+
+
+class _MeanCodes:
+    """Codes of the mean of selected values."""
+
+    def __init__(self, graph: Graph, variable: Variable, device: torch.device) -> None:
+        name = variable.read_in("v")
+        inner = (dict(variable.constants)["v"],) if name is None else graph[name].values
+        # Undefined and ambiguous values do not enter a numerical mean as numbers; zeros keep the arithmetic defined.
+        self.numbers = torch.tensor([*(float(value) for value in inner), 0.0, 0.0], dtype=torch.float64, device=device)
+        values = torch.tensor([float(value) for value in variable.values], dtype=torch.float64, device=device)
+        # Codes follow ascending values; halfway marks between neighbours turn a mean into the nearest one's code.
+        self.marks = (values[1:] + values[:-1]) / 2
+
+    def __call__(self, chosen: Tensor, codes: Tensor, count: Tensor) -> Tensor:
+        total = torch.einsum("bqk,bk->bq", chosen.double(), self.numbers[codes])
+        return torch.bucketize(total / count.clamp(min=1), self.marks)

@@ -1,0 +1,263 @@
+"""Measuring a certificate: every node and every edge of a model, one at a time and all at once, on held-out pairs."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from interpbench_hub.cases.case import Case
+from interpbench_hub.cases.kinds import changes_output
+from interpbench_hub.cases.pairs import Pairs, PairSampler, all_pairs, count_pairs, is_split
+from interpbench_hub.certificate import ABLATIONS, Ablation, Certificate, Effect, Entry, Section
+from interpbench_hub.patching import EdgePatcher
+from interpbench_hub.siit.interventions import EdgeSpace
+from interpbench_hub.siit.pair_run import OutputReader, PairRun, to_ids
+from interpbench_hub.transformer import Transformer
+
+MAX_EXHAUSTIVE_PAIRS = 100_000
+"""Aggregate entries cover all pairs of inputs where there are at most this many."""
+AGGREGATE_PAIRS = 10_000
+"""Pairs behind an aggregate entry otherwise."""
+SINGLE_PAIRS = 2_048
+"""Pairs behind the entry of a single node or edge."""
+MEAN_INPUTS = 4_096
+"""Inputs behind the means that replace in a mean ablation."""
+_CHUNK = 1_024
+
+Progress = Callable[[int, int], None]
+"""Called with the work done and the work in all."""
+
+
+@dataclass
+class _Tally:
+    """Correct and counted pairs of every entry, in the order in which they were first met."""
+
+    counts: dict[tuple[Section, str, Ablation | None], list[int]] = field(default_factory=dict)
+
+    def add(self, section: Section, name: str, ablation: Ablation | None, correct: Tensor, counted: Tensor) -> None:
+        entry = self.counts.setdefault((section, name, ablation), [0, 0])
+        entry[0] += int(counted.sum())
+        entry[1] += int((correct & counted).sum())
+
+    def entries(self, section: Section) -> tuple[Entry, ...]:
+        return tuple(Entry(key[1], key[2], *counts) for key, counts in self.counts.items() if key[0] == section)
+
+
+class Measurement:
+    """One model of one case under measurement: each method adds the entries of its part on the pairs it is given."""
+
+    def __init__(self, case: Case, model: Transformer, *, seed: int = 0, split: Literal["test", "train"] = "test"):
+        self.case, self.model, self.seed, self.split = case, model, seed, split
+        self.device = model.device
+        self.high_level = case.high_level if self.device.type == "cpu" else case.high_level.to(self.device)
+        self.space = EdgeSpace(case, model.config, self.device)
+        self.reader = OutputReader(case, self.device)
+        self.tally = _Tally()
+        self.effects: dict[str, list[int]] = {}
+        self._means: Tensor | None = None
+
+    # -- pairs ---------------------------------------------------------------------------------------------------------
+
+    def sampled(self, n_pairs: int, what: str) -> Iterator[Pairs]:
+        """Pairs of the split, in chunks."""
+        sampler = PairSampler(self.case, seed=f"certificate {self.seed} {what}", split=self.split)
+        for draw, at in enumerate(range(0, n_pairs, _CHUNK)):
+            pairs = sampler.draw(min(_CHUNK, n_pairs - at), draw)
+            yield Pairs(*(part.to(self.device) for part in pairs))
+
+    @torch.no_grad()
+    def means(self) -> Tensor:
+        """Mean of what each sender writes at each position over many inputs: [sender, 1, pos, d_model]."""
+        if self._means is None:
+            sampler = PairSampler(self.case, seed=f"certificate {self.seed} means", split=self.split)
+            total, count = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+            for draw in range(MEAN_INPUTS // _CHUNK):
+                tokens, lengths = (part.to(self.device) for part in sampler.inputs(_CHUNK, draw))
+                run = self.model.run(to_ids(self.case, tokens, lengths), lengths + 1)
+                real = (torch.arange(run.logits.shape[1], device=self.device) <= lengths[:, None])[None, :, :, None]
+                total = total + (run.senders * real).sum(1, keepdim=True, dtype=torch.float64)
+                count = count + real.sum(1, keepdim=True)
+            self._means = (total / count.clamp(min=1)).to(self.model.flat.dtype)
+        return self._means
+
+    def _replacement(self, run: PairRun, ablation: Ablation) -> Tensor:
+        match ablation:
+            case "resample":
+                return run.source.senders
+            case "zero":
+                return torch.zeros_like(run.base.senders)
+            case "mean":
+                return self.means().expand_as(run.base.senders)
+
+    def _masked(self, run: PairRun, edges: Tensor, ablation: Ablation) -> Tensor:
+        """Logits when the same set of edges [edge] is replaced in every row."""
+        mask = self.space.to_mask(edges[None]).expand(run.n_pairs, -1, -1)
+        return self.model.interchange(
+            run.base.senders, self._replacement(run, ablation), mask, run.base_lengths
+        )
+
+    # -- what is measured ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def aggregates(self, batches: Iterator[Pairs]) -> None:
+        """Behaviour on the bases, and everything outside the circuit replaced at once."""
+        outside = ~self.space.in_circuit
+        for pairs in batches:
+            run = PairRun(self.case, self.high_level, self.model, pairs)
+            target = run.base_codes, run.base_there
+            self.tally.add("behaviour", "all", None, *self.reader.correct(run.base.logits, *target))
+            for ablation in ABLATIONS:
+                logits = self._masked(run, outside, ablation)
+                self.tally.add("complement", "all", ablation, *self.reader.correct(logits, *target))
+
+    @torch.no_grad()
+    def interchange(self, batches: Iterator[Pairs]) -> None:
+        """Each circuit node and each circuit edge exchanged, against the high-level model."""
+        for pairs in batches:
+            run = PairRun(self.case, self.high_level, self.model, pairs)
+            for node in self.space.circuit_nodes:
+                edges = self.space.out_of(node)
+                codes = run.interchange_codes(self.space.to_circuit(edges[None]).expand(run.n_pairs, -1))
+                correct = self.reader.correct(self._masked(run, edges, "resample"), codes, run.base_there)
+                self.tally.add("node_interchange", node.name, "resample", *correct)
+            patcher = EdgePatcher(self.model, run.base, run.base_lengths)
+            for place in self.space.circuit_places.tolist():
+                edge, alone = self.space.edges[place], torch.zeros_like(self.space.in_circuit)
+                alone[place] = True
+                codes = run.interchange_codes(self.space.to_circuit(alone[None]).expand(run.n_pairs, -1))
+                logits = patcher.logits(edge, run.source.senders[self.space.sender[place]])
+                correct = self.reader.correct(logits, codes, run.base_there)
+                self.tally.add("edge_interchange", str(edge), "resample", *correct)
+
+    @torch.no_grad()
+    def strict(self, batches: Iterator[Pairs], progress: Progress | None = None, total: int = 0) -> None:
+        """Each node and each edge outside the circuit replaced, which should change nothing."""
+        done = 0
+        for pairs in batches:
+            run = PairRun(self.case, self.high_level, self.model, pairs)
+            target = run.base_codes, run.base_there
+            replacements = {ablation: self._replacement(run, ablation) for ablation in ABLATIONS}
+            for node in self.space.outside_nodes:
+                edges = self.space.out_of(node)
+                for ablation in ABLATIONS:
+                    logits = self._masked(run, edges, ablation)
+                    self.tally.add("node_strict", node.name, ablation, *self.reader.correct(logits, *target))
+            patcher = EdgePatcher(self.model, run.base, run.base_lengths)
+            for place in self.space.negatives.tolist():
+                edge, sender = self.space.edges[place], self.space.sender[place]
+                for ablation, replacement in replacements.items():
+                    logits = patcher.logits(edge, replacement[sender])
+                    self.tally.add("edge_strict", str(edge), ablation, *self.reader.correct(logits, *target))
+                done += run.n_pairs
+                if progress:
+                    progress(done, total * len(self.space.negatives))
+
+    @torch.no_grad()
+    def effect(self, batches: Iterator[Pairs]) -> None:
+        """How often resampling a varying edge alone changes the model's output, and how often it should."""
+        varying = self.case.circuit.of_kind("varying")
+        for pairs in batches:
+            run = PairRun(self.case, self.high_level, self.model, pairs)
+            predicted = changes_output(self.case, Pairs(*(part.cpu() for part in pairs)), varying)
+            patcher = EdgePatcher(self.model, run.base, run.base_lengths)
+            for row, edge in enumerate(varying):
+                logits = patcher.logits(edge, run.source.senders[self.space.config.edge_places[edge][1]])
+                changed = self.reader.differs(logits, run.base.logits, run.base_there)
+                entry = self.effects.setdefault(str(edge), [0, 0, 0])
+                for place, more in enumerate((run.n_pairs, int(changed.sum()), int(predicted[row].sum()))):
+                    entry[place] += more
+
+
+def measure(
+    case: Case, model: Transformer, *, weights_sha256: str, seed: int = 0, progress: Progress | None = None
+) -> Certificate:
+    """The certificate of a model: all entries of the design's section 6, on pairs that training never draws.
+
+    Aggregate entries cover all pairs of inputs where there are at most `MAX_EXHAUSTIVE_PAIRS`, else
+    `AGGREGATE_PAIRS` of them; single nodes and edges `SINGLE_PAIRS` each.
+    """
+    from interpbench_hub import __version__
+
+    measurement = Measurement(case, model, seed=seed)
+    is_exhaustive = count_pairs(case) <= MAX_EXHAUSTIVE_PAIRS
+    if is_exhaustive:
+        n_pairs = count_pairs(case)
+        batches = (Pairs(*(part.to(model.device) for part in pairs)) for pairs in all_pairs(case, _CHUNK))
+    else:
+        n_pairs, batches = AGGREGATE_PAIRS, measurement.sampled(AGGREGATE_PAIRS, "aggregates")
+    measurement.aggregates(batches)
+    measurement.interchange(measurement.sampled(SINGLE_PAIRS, "singles"))
+    measurement.effect(measurement.sampled(SINGLE_PAIRS, "singles"))
+    measurement.strict(measurement.sampled(SINGLE_PAIRS, "singles"), progress, SINGLE_PAIRS)
+    tally = measurement.tally
+    return Certificate(
+        case=case.id,
+        weights_sha256=weights_sha256,
+        seed=seed,
+        n_pairs=n_pairs,
+        n_pairs_single=SINGLE_PAIRS,
+        is_exhaustive=is_exhaustive,
+        is_held_out=any(is_split(case, n_tokens) for n_tokens in range(case.min_len - 1, case.max_len)),
+        package_version=__version__,
+        behaviour=tally.entries("behaviour"),
+        node_interchange=tally.entries("node_interchange"),
+        edge_interchange=tally.entries("edge_interchange"),
+        node_strict=tally.entries("node_strict"),
+        edge_strict=tally.entries("edge_strict"),
+        complement=tally.entries("complement"),
+        effect=tuple(Effect(name, *counts) for name, counts in measurement.effects.items()),
+    )
+
+
+@dataclass(frozen=True)
+class QuickCheck:
+    """Worst accuracies on a few pairs, as looked at while training."""
+
+    behaviour: float
+    node_interchange: float
+    edge_interchange: float
+    node_strict: float
+    node_strict_resample: float
+    edge_strict: float
+    complement: float
+    weak: tuple[tuple[str, float], ...] = ()
+    """Edges and nodes outside the circuit below 1, worst first."""
+
+    @property
+    def worst(self) -> float:
+        return min(
+            self.behaviour,
+            self.node_interchange,
+            self.edge_interchange,
+            self.node_strict,
+            self.edge_strict,
+            self.complement,
+        )
+
+
+def quick_check(case: Case, model: Transformer, *, n_pairs: int, n_pairs_strict: int, seed: int) -> QuickCheck:
+    """A cheap look at all entries, on pairs that training may draw; `n_pairs_strict` for single negatives."""
+    measurement = Measurement(case, model, seed=seed, split="train")
+    measurement.aggregates(measurement.sampled(n_pairs, "quick"))
+    measurement.interchange(measurement.sampled(n_pairs, "quick"))
+    measurement.strict(measurement.sampled(n_pairs_strict, "quick strict"))
+    tally = measurement.tally
+
+    def worst(section: Section, *ablations: Ablation) -> float:
+        entries = (entry for entry in tally.entries(section) if not ablations or entry.ablation in ablations)
+        return min((entry.accuracy for entry in entries), default=1.0)
+
+    outside = (*tally.entries("node_strict"), *tally.entries("edge_strict"))
+    weak = sorted(((e.name, e.accuracy) for e in outside if e.accuracy < 1), key=lambda item: item[1])
+    return QuickCheck(
+        worst("behaviour"),
+        worst("node_interchange"),
+        worst("edge_interchange"),
+        worst("node_strict"),
+        worst("node_strict", "resample"),
+        worst("edge_strict"),
+        worst("complement"),
+        tuple(weak),
+    )

@@ -1,0 +1,130 @@
+"""A batch of pairs run through both models, and the comparison of the low-level output with high-level targets."""
+
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from interpbench_hub.cases.case import Case
+from interpbench_hub.cases.pairs import Pairs
+from interpbench_hub.certificate import TOLERANCE
+from interpbench_hub.rasp.high_level import HighLevelModel, Values
+from interpbench_hub.transformer import Run, Transformer
+
+REGRESSION_WEIGHT = 10.0
+"""Factor of the squared error, which brings it to the scale of a cross-entropy."""
+
+
+class OutputReader:
+    """Compares logits with high-level output codes, position by position."""
+
+    def __init__(self, case: Case, device: torch.device | str = "cpu") -> None:
+        output = case.graph.output
+        self.categorical = case.categorical
+        self.ambiguous = len(output.values) + 1
+        self.n_classes = case.d_vocab_out
+        numbers = [] if case.categorical else [float(value) for value in output.values]
+        self._numbers = torch.tensor(numbers, device=device)
+
+    def counts(self, codes: Tensor, there: Tensor) -> Tensor:
+        """Positions [row, pos] that have a target: real ones whose high-level output is not ambiguous."""
+        return there & (codes != self.ambiguous)
+
+    def loss(self, logits: Tensor, codes: Tensor, there: Tensor) -> Tensor:
+        """Mean loss a row over positions with a target: [row]. Logits include the BOS position, codes do not."""
+        counts = self.counts(codes, there)
+        if self.categorical:
+            # Ambiguous codes are out of range; they are masked below.
+            target = codes.clamp(max=self.n_classes - 1)
+            each = F.cross_entropy(logits[:, 1:].flatten(0, 1), target.flatten(), reduction="none").view(codes.shape)
+        else:
+            each = REGRESSION_WEIGHT * (logits[:, 1:, 0] - self._value(codes)) ** 2
+        return (each * counts).sum(1) / counts.sum(1).clamp(min=1)
+
+    def correct(self, logits: Tensor, codes: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether every position with a target is right, and whether there is one at all: BoolTensors [row]."""
+        counts = self.counts(codes, there)
+        if self.categorical:
+            right = logits[:, 1:].argmax(-1) == codes
+        else:
+            right = (logits[:, 1:, 0] - self._value(codes)).abs() < TOLERANCE
+        return (right | ~counts).all(1), counts.any(1)
+
+    def differs(self, logits: Tensor, other: Tensor, there: Tensor) -> Tensor:
+        """Whether two outputs of the model differ somewhere: BoolTensor [row]."""
+        if self.categorical:
+            apart = logits[:, 1:].argmax(-1) != other[:, 1:].argmax(-1)
+        else:
+            apart = (logits[:, 1:, 0] - other[:, 1:, 0]).abs() >= TOLERANCE
+        return (apart & there).any(1)
+
+    def _value(self, codes: Tensor) -> Tensor:
+        return self._numbers[codes.clamp(max=len(self._numbers) - 1)]
+
+
+def to_ids(case: Case, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Token ids [row, 1 + pos] with BOS in front and PAD after each row's end."""
+    beyond = torch.arange(tokens.shape[1], device=tokens.device) >= lengths[:, None]
+    return F.pad(tokens.masked_fill(beyond, case.pad_id), (1, 0), value=case.bos_id)
+
+
+class PairRun:
+    """Sources and bases of a batch of pairs after one plain pass through the high- and the low-level model."""
+
+    def __init__(self, case: Case, high_level: HighLevelModel, model: Transformer, pairs: Pairs) -> None:
+        self.high_level, self.pairs = high_level, pairs
+        self.n_pairs = pairs.n_pairs
+        tokens = torch.cat([pairs.source, pairs.base])
+        token_lengths = torch.cat([pairs.source_lengths, pairs.base_lengths])
+        self.values = high_level.run(tokens, token_lengths)
+        self.lengths = token_lengths + 1
+        """Positions of each row, BOS included: sources, then bases."""
+        self.there = torch.arange(tokens.shape[1], device=tokens.device) < token_lengths[:, None]
+        """Real positions [row, pos], BOS left out."""
+        self.run = model.run(to_ids(case, tokens, token_lengths), self.lengths)
+        self.codes = self.values[high_level.graph.output.name]
+        """Output codes of every row."""
+
+    @cached_property
+    def source(self) -> Run:
+        return self.run.rows(slice(0, self.n_pairs))
+
+    @cached_property
+    def base(self) -> Run:
+        return self.run.rows(slice(self.n_pairs, None))
+
+    @property
+    def base_lengths(self) -> Tensor:
+        return self.lengths[self.n_pairs :]
+
+    @property
+    def base_there(self) -> Tensor:
+        return self.there[self.n_pairs :]
+
+    @property
+    def base_codes(self) -> Tensor:
+        return self.codes[self.n_pairs :]
+
+    @cached_property
+    def source_values(self) -> Values:
+        return {name: codes[: self.n_pairs] for name, codes in self.values.items()}
+
+    @cached_property
+    def means(self) -> Tensor:
+        """Mean of what each sender writes at each position, over this batch's real positions: [sender, 1, pos, d]."""
+        real = F.pad(self.there, (1, 0), value=True)[None, :, :, None]
+        return (self.run.senders * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
+
+    def interchange_codes(self, edges: Tensor) -> Tensor:
+        """High-level output codes when circuit edges [row, circuit edge] carry the source's values.
+
+        Rows repeat the batch's pairs as often as they are longer than it.
+        """
+        times = edges.shape[0] // self.n_pairs
+
+        def repeat(tensor: Tensor) -> Tensor:
+            return tensor if times == 1 else tensor.repeat(times, *[1] * (tensor.ndim - 1))
+
+        source = {name: repeat(codes) for name, codes in self.source_values.items()}
+        return self.high_level.interchange(repeat(self.pairs.base), repeat(self.pairs.base_lengths), source, edges)

@@ -1,0 +1,143 @@
+"""Recipes: what a training run optimises and for how long. The same object is the API, the CLI and the JSON."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from interpbench_hub.certificate import Certificate
+from interpbench_hub.errors import SettingError, unknown_name
+
+if TYPE_CHECKING:
+    from interpbench_hub.siit.measure import QuickCheck
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one training run; every field can be changed on the command line."""
+
+    name: str
+    """Name under which the provenance records the recipe."""
+    n_pairs: int = 16
+    """Pairs of inputs a step. Every group of rows below is this long."""
+    circuit_groups: int = 1
+    """Groups of rows with one circuit node or circuit edge interchanged; the target is the program's."""
+    outside_groups: int = 2
+    """Groups of rows with something outside the circuit replaced; the target is the base output."""
+    node_share: float = 0.3
+    """Share of the circuit rows that interchange a node; the rest interchange an edge."""
+    outside_level: str = "edge"
+    """What is replaced outside the circuit: sets of `edge`s of all shapes, or one whole `node`."""
+    ablations: tuple[str, ...] = ("resample", "zero", "mean")
+    """What replaces outside the circuit, in equal shares."""
+    related_share: float = 0.25
+    """Share of pairs whose source is the base with some tokens changed."""
+    learning_rate: float = 3e-3
+    """Peak learning rate of Adam, reached anew in every cycle."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of Adam's moments."""
+    gradient_norm: float = 1.0
+    """The gradient is scaled down to this norm."""
+    first_cycle: int = 500
+    """Steps of the first cosine cycle of the learning rate; every further cycle is twice as long."""
+    max_steps: int = 15_500
+    """Steps after which training ends, whatever the grade."""
+    warm_up: int = 50
+    """Steps over which the first cycle's learning rate rises."""
+    final_rate: float = 0.03
+    """Share of the peak learning rate left at the end of a cycle."""
+    check_every: int = 250
+    """Steps between quick checks; a clean check leads to a certificate."""
+    goal: str = "path"
+    """What ends training early: grade `path`, grade `node`, or `behaviour` alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_pairs", "first_cycle", "max_steps", "check_every"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 1")
+        for name in ("circuit_groups", "outside_groups", "warm_up"):
+            if getattr(self, name) < 0:
+                raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 0")
+        if not self.learning_rate > 0:
+            raise SettingError(f"recipe {self.name}: learning_rate is {self.learning_rate!r}; it is above 0")
+        if self.goal not in ("path", "node", "behaviour"):
+            raise SettingError(f"recipe {self.name}: goal is {self.goal!r}; it is path, node or behaviour")
+        if self.outside_level not in ("edge", "node"):
+            raise SettingError(f"recipe {self.name}: outside_level is {self.outside_level!r}; it is edge or node")
+        if not self.ablations or not set(self.ablations) <= {"resample", "zero", "mean"}:
+            raise SettingError(f"recipe {self.name}: ablations are {self.ablations!r}; of resample, zero, mean")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0: cosine cycles of doubling length."""
+        start, length = self.cycle(step)
+        along = (step - start) / length
+        cosine = self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * along))
+        return self.learning_rate * cosine * min(1.0, (step + 1) / max(self.warm_up, 1))
+
+    def cycle(self, step: int) -> tuple[int, int]:
+        """First step and length of the cycle a step lies in."""
+        start, length = 0, self.first_cycle
+        while step >= start + length:
+            start, length = start + length, 2 * length
+        return start, length
+
+    def is_cycle_end(self, step: int) -> bool:
+        """Whether `step` steps complete a cycle (or the whole run)."""
+        return step >= self.max_steps or (step > 0 and self.cycle(step)[0] == step)
+
+    def looks_done(self, check: "QuickCheck") -> bool:
+        """Whether a quick check sees nothing between the model and the recipe's goal."""
+        match self.goal:
+            case "behaviour":
+                return check.behaviour == 1
+            case "node":
+                # Under resampling alone, as grade `node` asks; nothing is demanded of single edges.
+                return min(check.behaviour, check.node_interchange, check.node_strict_resample) == 1
+            case _:
+                return check.worst == 1
+
+    def is_done(self, certificate: Certificate) -> bool:
+        """Whether a certificate reaches the recipe's goal."""
+        match self.goal:
+            case "behaviour":
+                return all(entry.passes for entry in certificate.behaviour)
+            case "node":
+                return certificate.grade != "none"
+            case _:
+                return certificate.grade == "path"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def changed(self, **changes: Any) -> "Recipe":
+        """The same recipe with some fields changed; None leaves a field as it is."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+EDGE_SIIT = Recipe("edge-siit")
+"""Edge-SIIT: nodes and edges interchanged, nodes and edges outside the circuit replaced."""
+
+SIIT = Recipe(
+    "siit",
+    node_share=1.0,
+    outside_groups=1,
+    outside_level="node",
+    ablations=("resample",),
+    related_share=0.0,
+    goal="node",
+)
+"""Strict Interchange Intervention Training per node, as in the InterpBench paper (arXiv:2407.14494)."""
+
+BEHAVIOUR = Recipe("behaviour", circuit_groups=0, outside_groups=0, related_share=0.0, goal="behaviour")
+"""Plain supervised training on the program's outputs: a natural model of the same task."""
+
+RECIPES = {recipe.name: recipe for recipe in (EDGE_SIIT, SIIT, BEHAVIOUR)}
+
+
+def get_recipe(recipe: str | Recipe) -> Recipe:
+    """A recipe by name, or the recipe itself."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    try:
+        return RECIPES[recipe]
+    except (KeyError, TypeError):
+        raise unknown_name("recipe", recipe, RECIPES) from None

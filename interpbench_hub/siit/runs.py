@@ -1,0 +1,297 @@
+"""Training runs and certificates from the outside: folders in, folders out."""
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interpbench_hub.cases import Case, get_case
+from interpbench_hub.certificate import Certificate
+from interpbench_hub.checkpoint import (
+    Checkpoint,
+    CheckpointConfig,
+    Output,
+    Provenance,
+    Vocab,
+    load_checkpoint,
+    load_config,
+    save_checkpoint,
+    weights_digest,
+)
+from interpbench_hub.circuit import Circuit
+from interpbench_hub.constants import CONFIG_FILE, TRAINING_STATE_FILE
+from interpbench_hub.errors import SettingError
+from interpbench_hub.siit.measure import Progress, measure
+from interpbench_hub.siit.recipe import Recipe, get_recipe
+from interpbench_hub.siit.sizes import transformer_config
+from interpbench_hub.siit.trainer import Clock, Report, Trainer, better, hardware, one_thread
+from interpbench_hub.siit.training_state import TrainingLog, TrainingState
+from interpbench_hub.transformer import Transformer
+
+STEP_EVENTS_EVERY = 10
+
+
+def train(
+    case: str | Case,
+    *,
+    out: str | Path | None = None,
+    seed: int = 0,
+    recipe: str | Recipe = "edge-siit",
+    device: str = "cpu",
+    restart: bool = False,
+    report: Report | None = None,
+    **changes: Any,
+) -> Path:
+    """Train a model of a case, certify it and write its checkpoint; returns the checkpoint's folder.
+
+    Args:
+        case: a case or its id.
+        out: folder for checkpoint, log and training state; `runs/<case>/<recipe>_<seed>` by default. A run that was
+            interrupted there goes on from its last saved state, a finished one is left as it is.
+        seed: what the weights and all draws start from; same seed, same machine, same model.
+        recipe: `edge-siit`, `siit` (per node) or `behaviour`, or a `Recipe`.
+        device: where to train.
+        restart: forget what is in `out` and start anew.
+        report: called with every event of the run (a dictionary with `event` and `step`).
+        **changes: fields of the recipe to change, such as `max_steps=2000`.
+
+    Raises:
+        SettingError: the folder holds another run, a recipe's field or the device cannot be as given.
+
+    >>> train("case_3", out="runs/case_3", seed=0)  # doctest: +SKIP
+    """
+    case = get_case(case) if isinstance(case, str) else case
+    chosen = get_recipe(recipe).changed(**changes)
+    checked_device(device)
+    folder = Path(out) if out is not None else Path("runs") / case.id / f"{chosen.name}_{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_thread():
+        trainer = Trainer(case, transformer_config(case), chosen, seed=seed, device=device)
+        if restart:
+            (folder / TRAINING_STATE_FILE).unlink(missing_ok=True)
+        elif _is_finished(folder, trainer):
+            return folder
+        else:
+            _take_up(folder, trainer)
+        return _Run(trainer, folder, report).finish()
+
+
+def certify(
+    name_or_path: str | Path, *, seed: int = 0, device: str = "cpu", progress: Progress | None = None, **hub: Any
+) -> Certificate:
+    """Measure a model's certificate anew from its weights; nothing is written.
+
+    Args:
+        name_or_path: a checkpoint folder, or an id as `load_model` takes.
+        seed: which pairs to draw.
+        device: where to run.
+        progress: called with the work done and the work in all.
+        **hub: `revision`, `cache_dir`, `token`, `local_files_only` as in `load_model`.
+    """
+    from interpbench_hub.loader import checkpoint_folder
+
+    checked_device(device)
+    checkpoint = load_checkpoint(checkpoint_folder(name_or_path, **hub))
+    case = get_case(checkpoint.config.case)
+    with one_thread():
+        model = Transformer(checkpoint.config.transformer, device=device)
+        model.load_state_dict(checkpoint.weights)
+        return measure(
+            case, model, weights_sha256=weights_digest(checkpoint.weights), seed=seed, progress=progress
+        )
+
+
+def certify_folder(folder: str | Path, *, seed: int = 0, device: str = "cpu", progress: Progress | None = None) -> Certificate:
+    """Measure a checkpoint folder's certificate and write it, and the circuit's measured effects, into the folder."""
+    folder = Path(folder)
+    certificate = certify(folder, seed=seed, device=device, progress=progress)
+    checkpoint = load_checkpoint(folder)
+    case = get_case(checkpoint.config.case)
+    save_checkpoint(
+        Checkpoint(checkpoint.config, checkpoint.weights, measured_circuit(case, certificate), certificate), folder
+    )
+    return certificate
+
+
+def measured_circuit(case: Case, certificate: Certificate) -> Circuit:
+    """The case's circuit with the effects a certificate measured."""
+    effects = {effect.name: effect.share for effect in certificate.effect}
+    return case.circuit.with_effects({edge: effects[str(edge)] for edge in case.circuit if str(edge) in effects})
+
+
+def checked_device(device: str) -> torch.device:
+    """The torch device of that name; raises `SettingError` if this machine has none."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(
+            f"device {device!r} does not exist here ({str(error).splitlines()[0]}); use 'cpu', or one torch can see"
+        ) from error
+    return found
+
+
+def _is_finished(folder: Path, trainer: Trainer) -> bool:
+    """Whether the folder holds the finished checkpoint of this very run; another run's is an error."""
+    if not (folder / CONFIG_FILE).exists() or (folder / TRAINING_STATE_FILE).exists():
+        return False
+    config = load_config(folder)
+    found = (config.case, config.provenance.recipe, config.provenance.seed)
+    wanted = (trainer.case.id, trainer.recipe.name, trainer.seed)
+    if found != wanted:
+        raise SettingError(
+            f"{folder} holds a finished run of {found[0]} ({found[1]}, seed {found[2]}), not of {wanted[0]} "
+            f"({wanted[1]}, seed {wanted[2]}); choose another folder, or restart to replace it"
+        )
+    return True
+
+
+def _take_up(folder: Path, trainer: Trainer) -> None:
+    state = TrainingState.load(folder, trainer.device)
+    if state is None:
+        return
+    wanted = trainer.state.identity
+    for key in wanted:
+        if state.identity.get(key) != wanted[key]:
+            raise SettingError(
+                f"{folder} holds a training state with another {key}: {state.identity.get(key)!r} instead of "
+                f"{wanted[key]!r}; choose another folder, or restart to replace it"
+            )
+    trainer.take_up(state)
+
+
+class _Run:
+    """The loop around a trainer: schedule of checks and certificates, log, saved states."""
+
+    def __init__(self, trainer: Trainer, folder: Path, report: Report | None) -> None:
+        self.trainer, self.folder, self._report = trainer, folder, report
+        state = trainer.state
+        self.clock = Clock(state.cpu_seconds, state.wall_seconds)
+        self.log = TrainingLog(folder, state.step)
+        self.best: Certificate | None = None
+        self.last_attempt = 0
+
+    def finish(self) -> Path:
+        trainer, recipe = self.trainer, self.trainer.recipe
+        self._event("start", max_steps=recipe.max_steps, case=trainer.case.id, recipe=recipe.name, seed=trainer.seed)
+        done = False
+        try:
+            while not done and trainer.state.step < recipe.max_steps:
+                losses = trainer.step()
+                step = trainer.state.step
+                if step % STEP_EVENTS_EVERY == 0:
+                    rates = {"behaviour": losses.behaviour, "circuit": losses.circuit, "outside": losses.outside}
+                    self._event("step", losses={name: round(loss, 6) for name, loss in rates.items()})
+                if step % recipe.check_every == 0 or recipe.is_cycle_end(step):
+                    done = self._check()
+        except KeyboardInterrupt:
+            self._save_state()
+            raise
+        if self.best is None:
+            self._certify()
+        (self.folder / TRAINING_STATE_FILE).unlink(missing_ok=True)
+        assert self.best is not None
+        self._event("end", grade=self.best.grade, **self._seconds())
+        return self.folder
+
+    def _check(self) -> bool:
+        """Look at the model, keep the state, try for a certificate when it looks right; whether the goal is reached."""
+        trainer, recipe, step = self.trainer, self.trainer.recipe, self.trainer.state.step
+        check = trainer.check()
+        self._event(
+            "check",
+            rate=recipe.rate(step - 1),
+            behaviour=check.behaviour,
+            node_interchange=check.node_interchange,
+            edge_interchange=check.edge_interchange,
+            node_strict=check.node_strict,
+            edge_strict=check.edge_strict,
+            complement=check.complement,
+            weak=[list(item) for item in check.weak[:5]],
+        )
+        done = False
+        # Certificates cost as much as some hundred steps: after one that fell short, training gets time to mend it.
+        waited = step >= 1.25 * self.last_attempt or recipe.is_cycle_end(step)
+        if recipe.looks_done(check) and waited:
+            self.last_attempt = step
+            done = recipe.is_done(self._certify())
+        self._save_state()
+        return done
+
+    def _certify(self) -> Certificate:
+        trainer = self.trainer
+        weights = {name: tensor.cpu() for name, tensor in trainer.model.state_dict().items()}
+        certificate = measure(trainer.case, trainer.model, weights_sha256=weights_digest(weights))
+        self._event(
+            "certificate",
+            grade=certificate.grade,
+            failures=[[s, e.name, e.ablation, round(e.accuracy, 5)] for s, e in certificate.failures()[:10]],
+        )
+        if better(certificate, self.best):
+            self.best = certificate
+            config = checkpoint_config(trainer, self.clock)
+            circuit = measured_circuit(trainer.case, certificate)
+            save_checkpoint(Checkpoint(config, weights, circuit, certificate), self.folder)
+        return certificate
+
+    def _save_state(self) -> None:
+        state = self.trainer.state
+        state.cpu_seconds, state.wall_seconds = self.clock.cpu_seconds, self.clock.wall_seconds
+        state.save(self.folder)
+
+    def _seconds(self) -> dict[str, float]:
+        return {"cpu_seconds": round(self.clock.cpu_seconds, 2), "wall_seconds": round(self.clock.wall_seconds, 2)}
+
+    def _event(self, event: str, **content: Any) -> None:
+        record = {"event": event, "step": self.trainer.state.step, **content}
+        if event != "start":
+            self.log.write(record)
+        if self._report:
+            self._report(record)
+
+
+def checkpoint_config(trainer: Trainer, clock: Clock) -> CheckpointConfig:
+    """The configuration file of what a trainer has made."""
+    from interpbench_hub import __version__
+
+    case = trainer.case
+    return CheckpointConfig(
+        case=case.id,
+        transformer=trainer.config,
+        vocab=Vocab(case.vocab, case.bos_id, case.pad_id),
+        output=Output("categorical", case.classes) if case.categorical else Output("regression"),
+        min_len=case.min_len,
+        max_len=case.max_len,
+        provenance=Provenance(
+            recipe=trainer.recipe.name,
+            seed=trainer.seed,
+            steps=trainer.state.step,
+            package_version=__version__,
+            commit=source_commit(),
+            wall_seconds=round(clock.wall_seconds, 2),
+            cpu_seconds=round(clock.cpu_seconds, 2),
+            hardware=f"{hardware()}, 1 thread" if trainer.device.type == "cpu" else torch.cuda.get_device_name(),
+            torch_version=torch.__version__,
+            python_version=platform.python_version(),
+            created=datetime.now(UTC).date().isoformat(),
+        ),
+    )
+
+
+def source_commit() -> str | None:
+    """Commit of the source tree the package runs from; None if it was installed without one."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
