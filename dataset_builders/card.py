@@ -25,28 +25,29 @@ _TAGS = ("mechanistic-interpretability", "circuit-analysis", "transformers", "be
 
 _COLUMNS = f"""\
 | column | holds |
-|---|---|
-| `tokens` | the clean input, without {BOS} |
-| `input_ids` | its token ids, {BOS} first: what a model of the case is given |
+| --- | --- |
+| `tokens` | the clean input, without `{BOS}` |
+| `input_ids` | its token ids, `{BOS}` first: what a model of the case is given |
 | `labels` | the program's output at each token; null where it is undefined |
-| `label_ids` | the output's class ids, aligned with `input_ids`: {IGNORED} at {BOS}, which has no output; an undefined output
-has the id of the class `{UNDEFINED}`. Cases with numbers as outputs (regression) do not have this column |
+| `label_ids` | the output's class ids, aligned with `input_ids`: {IGNORED} at `{BOS}`, which has no output, the id of \
+the class `{UNDEFINED}` where the output is undefined; no such column where outputs are numbers (regression) |
 | `counterfactual_tokens`, `counterfactual_ids`, `counterfactual_labels`, `counterfactual_label_ids` | the same for \
 another input of the same length |
-| `length` | number of positions, {BOS} counted: the length of `input_ids` |
-| `variables` | for the clean input, the value of every variable of the program at each token, by name. A variable \
-`…_fraction` is what the attention head of a count carries; it is given as the count |
+| `length` | number of positions, `{BOS}` counted: the length of `input_ids` |
+| `variables` | for the clean input, the value of every variable of the program at each token, by name; a variable \
+`…_fraction` is what the attention head of a count carries, given as the count |
 
-Tokens, labels and variables have the type that the program gives them: strings, whole numbers, fractions or truth \
-values. Whole numbers among fractions are fractions; tuples and mixtures of other types are strings that hold Python \
+Tokens, labels and variables have the type that the program gives them: strings, whole numbers, fractions or truth
+values. Whole numbers among fractions are fractions; tuples and mixtures of other types are strings that hold Python
 literals."""
 
 _COUNTERFACTUALS = f"""\
 Every row can be patched: the counterfactual has the length of the clean input. It is an independent input, or the clean
 one with one token, a quarter or half of the tokens taken from such an input. Of up to {ROUNDS} such candidates that one
 is kept which changes the output and, if possible, does so through an edge of the circuit that is drawn for the row;
-one row in {PLAIN} keeps its first candidate, whatever it does. An edge is *exercised* by a pair if the output changes
-when the edge alone carries the counterfactual's value (a path interchange on the program)."""
+one row in {PLAIN} keeps its first candidate, whatever it does. Lengths have equally many rows, but a quarter as many
+where no two inputs of a split have different outputs. An edge is *exercised* by a pair if the output changes when the
+edge alone carries the counterfactual's value (a path interchange on the program)."""
 
 
 def case_card(case: "Case", records: Records) -> str:
@@ -220,7 +221,7 @@ def _types(case: "Case") -> str:
     ]
     text = _table(["column", "type", "node", "meaning"], rows)
     if "label_ids" in columns:
-        names = [UNDEFINED if value is None else f"`{value!r}`" for value in case.classes]
+        names = [f"`{UNDEFINED if value is None else repr(value)}`" for value in case.classes]
         text += "\n\nClass ids: " + ", ".join(f"{place} {name}" for place, name in enumerate(names)) + "."
     return text
 
@@ -243,8 +244,8 @@ def _edge_table(case: "Case", records: Records) -> str:
     }
     if length_only:
         text += (
-            f"\n\nWhat {_listed(length_only)} carries follows from the length of the input, so that no pair of equal "
-            "length exercises it: use inputs of different lengths for it."
+            f"\n\nWhat is carried along {_listed(length_only)} follows from the length of the input alone, so that no "
+            "pair of equal length can exercise it: draw inputs of different lengths for that."
         )
     for split, edges in missed.items():
         if edges:

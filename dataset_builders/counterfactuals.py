@@ -118,6 +118,7 @@ class CounterfactualPairs:
 
     def chunks(self, n_rows: int) -> Iterator[Pairs]:
         """`n_rows` pairs of a clean input (base) and its counterfactual (source), at most `CHUNK` at a time."""
+        self.counts, self.length_only = Counts(), []
         sampler = PairSampler(self.case, seed=f"dataset {self.seed} search", split=self.split)
         pools = (Pool(*sampler.inputs(CHUNK, number), self.case.max_len) for number in range(SEARCH_POOLS))
         first_pool = next(pools)
@@ -158,11 +159,13 @@ class CounterfactualPairs:
         n_lengths = self.case.max_len - self.case.min_len + 1
         needed = torch.bincount(lengths, minlength=self.case.max_len)
         size = max(len(lengths) + len(lengths) // 4, 16 * n_lengths)
-        drawn = []
+        tokens, token_counts = [], []
         while True:
-            drawn.append(self._sampler.inputs(size, draw))
+            drawn = self._sampler.inputs(size, draw)
             draw += 1
-            pool = Pool(*(torch.cat(parts) for parts in zip(*drawn, strict=True)), self.case.max_len)
+            tokens.append(drawn[0])
+            token_counts.append(drawn[1])
+            pool = Pool(torch.cat(tokens), torch.cat(token_counts), self.case.max_len)
             if bool((pool.counts >= needed).all()) and bool((pool.counts[self.case.min_len - 1 :] > 0).all()):
                 return pool, draw
             size = max(size // 4, 64)
@@ -216,7 +219,7 @@ class CounterfactualPairs:
         self, base: Tensor, lengths: Tensor, pool: Pool, goals: list[Edge], generator: torch.Generator
     ) -> Pairs:
         """The best of up to `ROUNDS` counterfactuals for each base: every row has an edge it should exercise."""
-        places = self._places(goals or self.edges)
+        places = self._places(goals or list(self.case.circuit)[:1])
         goal = places[torch.randint(len(places), (len(base),), generator=generator)]
         plain = torch.rand(len(base), generator=generator) < 1 / PLAIN
         source, score = base.clone(), torch.full((len(base),), -1)
@@ -259,7 +262,8 @@ class CounterfactualPairs:
                 for edge, place in zip(list(open_), places.tolist(), strict=True):
                     rows = (hits & (goal == place)).nonzero()[:, 0]
                     if len(rows):
-                        found[edge] = pairs[rows[:1]]
+                        # Any of them: rows are sorted by length, and not all edges should meet at the shortest.
+                        found[edge] = pairs[rows[torch.randint(len(rows), (1,), generator=generator)]]
                         open_.remove(edge)
         return {edge: found[edge] for edge in self.edges if edge in found}
 

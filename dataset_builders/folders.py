@@ -108,37 +108,6 @@ def read_record(path: Path) -> dict[str, Any] | None:
 # -- one case ----------------------------------------------------------------------------------------------------------
 
 
-def _build_case(case: "Case | str", out: Path, seed: int, rows: Sequence[int]) -> tuple[Path, bool]:
-    """Builds what is missing of a case; its folder, and whether anything was missing."""
-    from dataset_builders.card import case_card
-    from interpbench_hub.cases import get_case
-    from interpbench_hub.cases.pairs import SPLITS
-
-    case = get_case(case) if isinstance(case, str) else case
-    folder = _usable(out / case.id)
-    settings = {"format": FORMAT, "case": case.id, "digest": case_digest(case), "seed": seed, "rows": list(rows)}
-    missing = [split for split in SPLITS if not _is_built(folder / split_file(split), settings)]
-    card = folder / CARD_FILE
-    if not missing and card.exists():
-        return folder, False
-    # Without its card a folder is unfinished, also while files of two seeds lie side by side.
-    card.unlink(missing_ok=True)
-    for stale in folder.glob(_PARTIAL.format(name="*", process="*")):
-        stale.unlink(missing_ok=True)
-    with _one_thread():
-        for split in missing:
-            _write_split(case, split, folder / split_file(split), settings)
-    records = _records(folder)
-    assert records is not None
-    _write_text(card, case_card(case, records))
-    return folder, True
-
-
-def _is_built(path: Path, settings: dict[str, Any]) -> bool:
-    record = read_record(path)
-    return record is not None and all(record.get(key) == value for key, value in settings.items())
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Keeps torch to one thread: tables this small are slower with more, far slower on a busy machine."""
@@ -150,6 +119,38 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@_one_thread()
+def _build_case(case: "Case | str", out: Path, seed: int, rows: Sequence[int]) -> tuple[Path, bool]:
+    """Builds what is missing of a case; its folder, and whether anything was missing."""
+    from interpbench_hub.cases import get_case
+    from interpbench_hub.cases.pairs import SPLITS
+
+    case = get_case(case) if isinstance(case, str) else case
+    folder = _usable(out / case.id)
+    settings = {"format": FORMAT, "case": case.id, "digest": case_digest(case), "seed": seed, "rows": list(rows)}
+    missing: list[Split] = [split for split in SPLITS if not _is_built(folder / split_file(split), settings)]
+    card = folder / CARD_FILE
+    if not missing and card.exists():
+        return folder, False
+    from dataset_builders.card import case_card
+
+    # Without its card a folder is unfinished, also while files of two seeds lie side by side.
+    card.unlink(missing_ok=True)
+    for stale in folder.glob(_PARTIAL.format(name="*", process="*")):
+        stale.unlink(missing_ok=True)
+    for split in missing:
+        _write_split(case, split, folder / split_file(split), settings)
+    records = _records(folder)
+    assert records is not None
+    _write_text(card, case_card(case, records))
+    return folder, True
+
+
+def _is_built(path: Path, settings: dict[str, Any]) -> bool:
+    record = read_record(path)
+    return record is not None and all(record.get(key) == value for key, value in settings.items())
 
 
 def _write_split(case: "Case", split: "Split", path: Path, settings: dict[str, Any]) -> None:

@@ -12,9 +12,9 @@ from html import escape
 
 from interpbench_hub.circuit import EMBED, LOGITS, POS_EMBED, Circuit, Edge, Node
 
-_PITCH, _WIDE, _TALL = 138.0, 100.0, 42.0
+_PITCH, _WIDE, _TALL = 138.0, 100.0, 46.0
 """Distance of the columns of heads; size of a circuit node."""
-_SMALL_WIDE, _SMALL_TALL = 56.0, 20.0
+_SMALL_WIDE, _SMALL_TALL = 62.0, 20.0
 """Size of a node outside the circuit."""
 _CHANNEL, _SMALL_CHANNEL = 50.0, 26.0
 """Height between two rows, and where neither row has a circuit node."""
@@ -29,7 +29,7 @@ _COLOURS = {"q": "#2f6fe0", "k": "#dd7a16", "v": "#219653", None: "#7b54c4"}
 _SLOT_NAMES = {"q": "query input", "k": "key input", "v": "value input", None: "input of an MLP or of the logits"}
 _STROKES = {
     "varying": 'stroke-width="2.2"',
-    "constant": 'stroke-width="1.8" stroke-dasharray="0.1 4.6" stroke-opacity="0.55"',
+    "constant": 'stroke-width="1.8" stroke-dasharray="0.1 4.6"',
     "inert": 'stroke-width="1.8" stroke-dasharray="7 5" stroke-opacity="0.8"',
     None: 'stroke-width="1.6"',
 }
@@ -48,7 +48,8 @@ def circuit_svg(circuit: Circuit) -> str:
     """The SVG text of a circuit; the same circuit gives the same text.
 
     Circuit nodes are filled and carry their variables, all others are pale. An edge's colour is the slot it feeds, its
-    line the kind. Hovering shows names, kinds, effects and meanings.
+    line the kind; constant edges, which no method can see, are grey dots. Hovering shows names, kinds, effects and
+    meanings.
 
     >>> circuit_svg(Circuit(1, 1, ["embed->m0", "m0->logits"])).startswith("<svg ")
     True
@@ -58,9 +59,10 @@ def circuit_svg(circuit: Circuit) -> str:
 
 @dataclass
 class _Track:
-    """Part of a lane that the edges of one sender share."""
+    """Part of a lane that edges of one sender share, where they also look alike."""
 
-    sender: Node
+    key: tuple[Node, str, str | None]
+    """Sender, colour and kind."""
     low: int
     high: int
     place: int = 0
@@ -119,9 +121,9 @@ class _Drawing:
             if high - low < 2:
                 continue
             gap = min(self._free_gaps(low, high), key=lambda gap: self._detour(edge, gap, low, high, tracks[gap]))
-            track = next((track for track in tracks[gap] if track.sender == edge.source), None)
+            track = next((track for track in tracks[gap] if track.key == _look(edge)), None)
             if track is None:
-                track = _Track(edge.source, low, high)
+                track = _Track(_look(edge), low, high)
                 tracks[gap].append(track)
             track.high = max(track.high, high)
             chosen[edge] = (gap, track)
@@ -144,8 +146,8 @@ class _Drawing:
     def _detour(self, edge: Edge, gap: int, low: int, high: int, tracks: list[_Track]) -> tuple[float, int]:
         """How far an edge bends to use a gap; crowded gaps seem farther."""
         x = self._gap_x(gap)
-        distance = abs(x - self.x(edge.source)) + abs(x - self._end_x(edge))
-        crowd = sum(track.sender != edge.source and track.low < high and low < track.high for track in tracks)
+        distance = abs(x - self.x(edge.source)) + abs(x - self.x(edge.target))
+        crowd = sum(track.key != _look(edge) and track.low < high and low < track.high for track in tracks)
         return (distance + 30 * crowd, gap)
 
     # -- text ----------------------------------------------------------------------------------------------------------
@@ -199,8 +201,8 @@ class _Drawing:
             )
             variables = self.circuit.roles[node].variables if node in self.circuit.roles else ()
             if inside and variables:
-                yield _label(x, y - 3, str(node), size=12.5, weight=600, fill="#ffffff")
-                yield _label(x, y + 11, _short(variables, 17), size=9.5, fill="#c9d2e6")
+                yield _label(x, y - 5, str(node), size=12.5, weight=600, fill="#ffffff")
+                yield _label(x, y + 8.5, _short(variables, 17), size=9.5, fill="#c9d2e6")
             else:
                 size, colour = (12.5, "#ffffff") if inside else (9.5, _FAINT)
                 yield _label(x, y + size / 3, str(node), size=size, weight=600 if inside else 400, fill=colour)
@@ -225,7 +227,7 @@ class _Drawing:
                 title = f"{edge}\n{_KIND_NAMES[kind]}{effect}"
                 yield (
                     f'<g data-edge="{_text(str(edge))}"><title>{_text(title)}</title>'
-                    f'<path d="{self._path(edge)}" fill="none" stroke="{_COLOURS[edge.slot]}" stroke-linecap="round" '
+                    f'<path d="{self._path(edge)}" fill="none" stroke="{_colour(edge)}" stroke-linecap="round" '
                     f"{_STROKES[kind]}/></g>"
                 )
 
@@ -257,7 +259,8 @@ class _Drawing:
         items = []
         for kind in ("varying", "constant", "inert", None):
             if any(edge.kind == kind for edge in self.circuit):
-                line = f'<path d="M0 0H28" stroke="{_SOFT}" stroke-linecap="round" {_STROKES[kind]}/>'
+                colour = _FAINT if kind == "constant" else _SOFT
+                line = f'<path d="M0 0H28" stroke="{colour}" stroke-linecap="round" {_STROKES[kind]}/>'
                 items.append((line, 36.0, _KIND_NAMES[kind]))
         for slot in ("q", "k", "v", None):
             if any(edge.slot == slot for edge in self.circuit):
@@ -277,10 +280,18 @@ class _Drawing:
         return lines, y + 22
 
 
+def _colour(edge: Edge) -> str:
+    return _FAINT if edge.kind == "constant" else _COLOURS[edge.slot]
+
+
+def _look(edge: Edge) -> tuple[Node, str, str | None]:
+    return (edge.source, _colour(edge), edge.kind)
+
+
 def _spread(tracks: list[_Track]) -> None:
     """Give tracks that lie side by side different places, as few as will do."""
     done: list[_Track] = []
-    for track in sorted(tracks, key=lambda track: (track.low, track.high, track.sender)):
+    for track in sorted(tracks, key=lambda track: (track.low, track.high)):
         taken = {other.place for other in done if other.high > track.low}
         track.place = next(place for place in range(len(tracks)) if place not in taken)
         done.append(track)
@@ -318,4 +329,5 @@ def _short(names: Iterable[str], limit: int) -> str:
 
 def _label(x: float, y: float, text: str, *, size: float, fill: str, weight: int = 400, anchor: str = "middle") -> str:
     bold = f' font-weight="{weight}"' if weight != 400 else ""
-    return f'<text x="{_n(x)}" y="{_n(y)}" font-size="{_n(size)}"{bold} fill="{fill}" text-anchor="{anchor}">{_text(text)}</text>'
+    place = f'x="{_n(x)}" y="{_n(y)}" font-size="{_n(size)}"{bold} fill="{fill}" text-anchor="{anchor}"'
+    return f"<text {place}>{_text(text)}</text>"

@@ -41,6 +41,9 @@ class EdgePatcher:
             raise UnknownNameError(f"edge {edge} does not exist in a transformer of this size")
         sender = config.edge_places[edge][1]
         delta = replacement - self.base.senders[sender]
+        if not bool(delta.any()):
+            # Resampling the position, for one, replaces a value by itself.
+            return self.base.logits
         if edge.target == LOGITS:
             return model.unembed(self._resid_final + delta)
         layer = edge.target.layer

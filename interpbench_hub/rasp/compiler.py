@@ -88,11 +88,12 @@ def _graph_of(
     max_len: int | None,
     causal: bool | None,
 ) -> Graph:
-    if isinstance(program, str):
-        from interpbench_hub.cases import get_case
+    # Cases are made of programs: the import must not run the other way when modules load.
+    from interpbench_hub.cases import Case, get_case
 
+    if isinstance(program, str):
         program = get_case(program)
-    if not isinstance(program, SOp) and not hasattr(program, "graph"):
+    if not isinstance(program, SOp | Case):
         raise SettingError(f"program is {program!r}; give a case, the id of a case or a RASP program")
     if isinstance(program, SOp):
         if vocab is None:
@@ -156,9 +157,10 @@ def _parts(graph: Graph, alignment: Alignment) -> _Parts:
         node = alignment.node_of[variable.name]
         if node.is_head:
             parts.heads[node] = (variable, weights.head_weights(graph, variable, at_bos))
-        elif node.is_mlp:
-            parts.mlps.setdefault(node, []).append((variable, weights.map_weights(graph, variable)))
-        at_bos[variable.name] = weights.value_at_bos(graph, variable, at_bos)
+        neurons = weights.map_weights(graph, variable) if node.is_mlp else None
+        if neurons is not None:
+            parts.mlps.setdefault(node, []).append((variable, neurons))
+        at_bos[variable.name] = weights.value_at_bos(variable, at_bos, neurons)
     return parts
 
 

@@ -58,10 +58,10 @@ class HeadWeights(NamedTuple):
     out: Tensor
 
 
-def value_at_bos(graph: Graph, variable: Variable, at_bos: AtBos) -> Tensor:
-    """What a variable's directions hold at BOS, given those of the variables it reads."""
-    if variable.kind == "map":
-        return map_weights(graph, variable)(torch.cat([at_bos[read.variable] for read in variable.reads]))
+def value_at_bos(variable: Variable, at_bos: AtBos, neurons: MapWeights | None) -> Tensor:
+    """What a variable's directions hold at BOS, given those of the variables it reads; `neurons` if it is a map."""
+    if neurons is not None:
+        return neurons(torch.cat([at_bos[read.variable] for read in variable.reads]))
     # BOS keeps all its attention to itself, which is the fraction 1; embeddings and aggregates carry nothing there.
     return torch.full((width(variable),), float(variable.kind == "fraction"), dtype=torch.float64)
 

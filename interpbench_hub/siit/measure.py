@@ -1,6 +1,6 @@
 """Measuring a certificate: every node and every edge of a model, one at a time and all at once, on held-out pairs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.kinds import changes_output
-from interpbench_hub.cases.pairs import Pairs, PairSampler, all_pairs, count_pairs, is_split
+from interpbench_hub.cases.pairs import Pairs, PairSampler, all_inputs, all_pairs, count_pairs, is_split
 from interpbench_hub.certificate import ABLATIONS, Ablation, Certificate, Effect, Entry, Section
 from interpbench_hub.patching import EdgePatcher
 from interpbench_hub.siit.interventions import EdgeSpace
@@ -101,19 +101,44 @@ class Measurement:
     # -- what is measured ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def aggregates(self, batches: Iterator[Pairs]) -> None:
+    def aggregates(self, batches: Iterable[Pairs]) -> None:
         """Behaviour on the bases, and everything outside the circuit replaced at once."""
-        outside = ~self.space.in_circuit
         for pairs in batches:
             run = PairRun(self.case, self.high_level, self.model, pairs)
-            target = run.base_codes, run.base_there
-            self.tally.add("behaviour", "all", None, *self.reader.correct(run.base.logits, *target))
+            self._behaviour(run)
             for ablation in ABLATIONS:
-                logits = self._masked(run, outside, ablation)
-                self.tally.add("complement", "all", ablation, *self.reader.correct(logits, *target))
+                self._complement(run, ablation)
 
     @torch.no_grad()
-    def interchange(self, batches: Iterator[Pairs]) -> None:
+    def exhaustive_aggregates(self) -> int:
+        """`aggregates` over all pairs of inputs; returns their number.
+
+        Behaviour and ablations that do not look at the source are counted once an input.
+        """
+        for at in range(0, len(all_inputs(self.case)[0]), _CHUNK):
+            tokens, lengths = (part[at : at + _CHUNK].to(self.device) for part in all_inputs(self.case))
+            run = PairRun(self.case, self.high_level, self.model, Pairs(tokens, lengths, tokens, lengths))
+            self._behaviour(run)
+            self._complement(run, "zero")
+            self._complement(run, "mean")
+        n_pairs = 0
+        for pairs in all_pairs(self.case, _CHUNK):
+            pairs = Pairs(*(part.to(self.device) for part in pairs))
+            self._complement(PairRun(self.case, self.high_level, self.model, pairs), "resample")
+            n_pairs += pairs.n_pairs
+        return n_pairs
+
+    def _behaviour(self, run: PairRun) -> None:
+        correct = self.reader.correct(run.base.logits, run.base_codes, run.base_there)
+        self.tally.add("behaviour", "all", None, *correct)
+
+    def _complement(self, run: PairRun, ablation: Ablation) -> None:
+        logits = self._masked(run, ~self.space.in_circuit, ablation)
+        correct = self.reader.correct(logits, run.base_codes, run.base_there)
+        self.tally.add("complement", "all", ablation, *correct)
+
+    @torch.no_grad()
+    def interchange(self, batches: Iterable[Pairs]) -> None:
         """Each circuit node and each circuit edge exchanged, against the high-level model."""
         for pairs in batches:
             run = PairRun(self.case, self.high_level, self.model, pairs)
@@ -132,7 +157,7 @@ class Measurement:
                 self.tally.add("edge_interchange", str(edge), "resample", *correct)
 
     @torch.no_grad()
-    def strict(self, batches: Iterator[Pairs], progress: Progress | None = None, total: int = 0) -> None:
+    def strict(self, batches: Iterable[Pairs], progress: Progress | None = None, total: int = 0) -> None:
         """Each node and each edge outside the circuit replaced, which should change nothing."""
         done = 0
         for pairs in batches:
@@ -155,7 +180,7 @@ class Measurement:
                     progress(done, total * len(self.space.negatives))
 
     @torch.no_grad()
-    def effect(self, batches: Iterator[Pairs]) -> None:
+    def effect(self, batches: Iterable[Pairs]) -> None:
         """How often resampling a varying edge alone changes the model's output, and how often it should."""
         varying = self.case.circuit.of_kind("varying")
         for pairs in batches:
@@ -182,12 +207,11 @@ def measure(
 
     measurement = Measurement(case, model, seed=seed)
     is_exhaustive = count_pairs(case) <= MAX_EXHAUSTIVE_PAIRS
+    n_pairs = AGGREGATE_PAIRS
     if is_exhaustive:
-        n_pairs = count_pairs(case)
-        batches = (Pairs(*(part.to(model.device) for part in pairs)) for pairs in all_pairs(case, _CHUNK))
+        n_pairs = measurement.exhaustive_aggregates()
     else:
-        n_pairs, batches = AGGREGATE_PAIRS, measurement.sampled(AGGREGATE_PAIRS, "aggregates")
-    measurement.aggregates(batches)
+        measurement.aggregates(measurement.sampled(n_pairs, "aggregates"))
     measurement.interchange(measurement.sampled(SINGLE_PAIRS, "singles"))
     measurement.effect(measurement.sampled(SINGLE_PAIRS, "singles"))
     measurement.strict(measurement.sampled(SINGLE_PAIRS, "singles"), progress, SINGLE_PAIRS)

@@ -46,7 +46,9 @@ class Recipe:
     final_rate: float = 0.03
     """Share of the peak learning rate left at the end of a cycle."""
     check_every: int = 250
-    """Steps between quick checks; a clean check leads to a certificate."""
+    """Steps between quick checks. A clean one starts a cool-down, at whose end the model is certified."""
+    cool_down: float = 0.25
+    """Length of a cool-down, in which the learning rate falls to its end, as a share of the steps so far."""
     goal: str = "path"
     """What ends training early: grade `path`, grade `node`, or `behaviour` alone."""
 
@@ -54,7 +56,7 @@ class Recipe:
         for name in ("n_pairs", "first_cycle", "max_steps", "check_every"):
             if getattr(self, name) < 1:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 1")
-        for name in ("circuit_groups", "outside_groups", "warm_up"):
+        for name in ("circuit_groups", "outside_groups", "warm_up", "cool_down"):
             if getattr(self, name) < 0:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 0")
         if not self.learning_rate > 0:
@@ -66,12 +68,19 @@ class Recipe:
         if not self.ablations or not set(self.ablations) <= {"resample", "zero", "mean"}:
             raise SettingError(f"recipe {self.name}: ablations are {self.ablations!r}; of resample, zero, mean")
 
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0: cosine cycles of doubling length."""
+    def rate(self, step: int, cooling_from: int | None = None) -> float:
+        """Learning rate of a step, counted from 0: cosine cycles of doubling length, or the cool-down's line."""
+        if cooling_from is not None:
+            left = max(0.0, 1 - (step - cooling_from) / self.cooling_steps(cooling_from))
+            return self.rate(cooling_from) * (self.final_rate + (1 - self.final_rate) * left)
         start, length = self.cycle(step)
         along = (step - start) / length
         cosine = self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * along))
         return self.learning_rate * cosine * min(1.0, (step + 1) / max(self.warm_up, 1))
+
+    def cooling_steps(self, step: int) -> int:
+        """Steps of a cool-down that starts after `step` steps."""
+        return max(1, round(self.cool_down * step))
 
     def cycle(self, step: int) -> tuple[int, int]:
         """First step and length of the cycle a step lies in."""
@@ -80,20 +89,16 @@ class Recipe:
             start, length = start + length, 2 * length
         return start, length
 
-    def is_cycle_end(self, step: int) -> bool:
-        """Whether `step` steps complete a cycle (or the whole run)."""
-        return step >= self.max_steps or (step > 0 and self.cycle(step)[0] == step)
-
-    def looks_done(self, check: "QuickCheck") -> bool:
-        """Whether a quick check sees nothing between the model and the recipe's goal."""
+    def looks_done(self, check: "QuickCheck", least: float = 1.0) -> bool:
+        """Whether all that stands between the model and the recipe's goal is at least `least` in a quick check."""
         match self.goal:
             case "behaviour":
-                return check.behaviour == 1
+                return check.behaviour >= least
             case "node":
                 # Under resampling alone, as grade `node` asks; nothing is demanded of single edges.
-                return min(check.behaviour, check.node_interchange, check.node_strict_resample) == 1
+                return min(check.behaviour, check.node_interchange, check.node_strict_resample) >= least
             case _:
-                return check.worst == 1
+                return check.worst >= least
 
     def is_done(self, certificate: Certificate) -> bool:
         """Whether a certificate reaches the recipe's goal."""

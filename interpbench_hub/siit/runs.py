@@ -4,12 +4,12 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
 from interpbench_hub.cases import Case, get_case
-from interpbench_hub.certificate import Certificate
+from interpbench_hub.certificate import THRESHOLD, Certificate
 from interpbench_hub.checkpoint import (
     Checkpoint,
     CheckpointConfig,
@@ -22,16 +22,18 @@ from interpbench_hub.checkpoint import (
     weights_digest,
 )
 from interpbench_hub.circuit import Circuit
-from interpbench_hub.constants import CONFIG_FILE, TRAINING_STATE_FILE
+from interpbench_hub.constants import CIRCUIT_FILE, CONFIG_FILE, TRAINING_STATE_FILE, WEIGHTS_FILE
 from interpbench_hub.errors import SettingError
+from interpbench_hub.hub import HubOptions, resolve
 from interpbench_hub.siit.measure import Progress, measure
 from interpbench_hub.siit.recipe import Recipe, get_recipe
 from interpbench_hub.siit.sizes import transformer_config
-from interpbench_hub.siit.trainer import Clock, Report, Trainer, better, hardware, one_thread
+from interpbench_hub.siit.trainer import QUICK_PAIRS, Clock, Report, Trainer, better, hardware, one_thread
 from interpbench_hub.siit.training_state import TrainingLog, TrainingState
 from interpbench_hub.transformer import Transformer
 
 STEP_EVENTS_EVERY = 10
+CLOSER_PAIRS = 2_048
 
 
 def train(
@@ -80,7 +82,7 @@ def train(
 
 
 def certify(
-    name_or_path: str | Path, *, seed: int = 0, device: str = "cpu", progress: Progress | None = None, **hub: Any
+    name_or_path: str | Path, *, seed: int = 0, device: str = "cpu", progress: Progress | None = None, **hub: Unpack[HubOptions]
 ) -> Certificate:
     """Measure a model's certificate anew from its weights; nothing is written.
 
@@ -91,10 +93,9 @@ def certify(
         progress: called with the work done and the work in all.
         **hub: `revision`, `cache_dir`, `token`, `local_files_only` as in `load_model`.
     """
-    from interpbench_hub.loader import checkpoint_folder
-
     checked_device(device)
-    checkpoint = load_checkpoint(checkpoint_folder(name_or_path, **hub))
+    files = (CONFIG_FILE, WEIGHTS_FILE, CIRCUIT_FILE)
+    checkpoint = load_checkpoint(resolve(name_or_path, files=files, **hub))
     case = get_case(checkpoint.config.case)
     with one_thread():
         model = Transformer(checkpoint.config.transformer, device=device)
@@ -172,21 +173,22 @@ class _Run:
         self.clock = Clock(state.cpu_seconds, state.wall_seconds)
         self.log = TrainingLog(folder, state.step)
         self.best: Certificate | None = None
-        self.last_attempt = 0
+        self.certificate_cpu_seconds = 0.0
 
     def finish(self) -> Path:
-        trainer, recipe = self.trainer, self.trainer.recipe
+        trainer, recipe, state = self.trainer, self.trainer.recipe, self.trainer.state
         self._event("start", max_steps=recipe.max_steps, case=trainer.case.id, recipe=recipe.name, seed=trainer.seed)
         done = False
         try:
-            while not done and trainer.state.step < recipe.max_steps:
+            while not done and state.step < recipe.max_steps:
                 losses = trainer.step()
-                step = trainer.state.step
-                if step % STEP_EVENTS_EVERY == 0:
+                if state.step % STEP_EVENTS_EVERY == 0:
                     rates = {"behaviour": losses.behaviour, "circuit": losses.circuit, "outside": losses.outside}
                     self._event("step", losses={name: round(loss, 6) for name, loss in rates.items()})
-                if step % recipe.check_every == 0 or recipe.is_cycle_end(step):
-                    done = self._check()
+                cooled = state.cooling_from is not None and state.step >= self._cooled_at(state.cooling_from)
+                if cooled or state.step % recipe.check_every == 0:
+                    done = self._check(cooled)
+                    self._save_state()
         except KeyboardInterrupt:
             self._save_state()
             raise
@@ -197,13 +199,19 @@ class _Run:
         self._event("end", grade=self.best.grade, **self._seconds())
         return self.folder
 
-    def _check(self) -> bool:
-        """Look at the model, keep the state, try for a certificate when it looks right; whether the goal is reached."""
-        trainer, recipe, step = self.trainer, self.trainer.recipe, self.trainer.state.step
-        check = trainer.check()
+    def _cooled_at(self, start: int) -> int:
+        return start + self.trainer.recipe.cooling_steps(start)
+
+    def _check(self, cooled: bool) -> bool:
+        """Look at the model; start a cool-down when it looks right, certify it at the end of one.
+
+        Returns whether the recipe's goal is reached.
+        """
+        trainer, recipe, state = self.trainer, self.trainer.recipe, self.trainer.state
+        check = trainer.check(CLOSER_PAIRS if cooled else QUICK_PAIRS)
         self._event(
             "check",
-            rate=recipe.rate(step - 1),
+            rate=recipe.rate(state.step - 1, state.cooling_from),
             behaviour=check.behaviour,
             node_interchange=check.node_interchange,
             edge_interchange=check.edge_interchange,
@@ -212,19 +220,21 @@ class _Run:
             complement=check.complement,
             weak=[list(item) for item in check.weak[:5]],
         )
-        done = False
-        # Certificates cost as much as some hundred steps: after one that fell short, training gets time to mend it.
-        waited = step >= 1.25 * self.last_attempt or recipe.is_cycle_end(step)
-        if recipe.looks_done(check) and waited:
-            self.last_attempt = step
-            done = recipe.is_done(self._certify())
-        self._save_state()
-        return done
+        if cooled:
+            state.cooling_from, state.last_attempt = None, state.step
+            # The closer look saves most of the certificates, which cost far more, that would fall short.
+            return recipe.looks_done(check, THRESHOLD) and recipe.is_done(self._certify())
+        # After an attempt that fell short, training gets time to mend it.
+        if state.cooling_from is None and recipe.looks_done(check) and state.step >= 1.25 * state.last_attempt:
+            state.cooling_from = state.step
+        return False
 
     def _certify(self) -> Certificate:
         trainer = self.trainer
+        clock = Clock()
         weights = {name: tensor.cpu() for name, tensor in trainer.model.state_dict().items()}
         certificate = measure(trainer.case, trainer.model, weights_sha256=weights_digest(weights))
+        self.certificate_cpu_seconds += clock.cpu_seconds
         self._event(
             "certificate",
             grade=certificate.grade,
@@ -243,7 +253,12 @@ class _Run:
         state.save(self.folder)
 
     def _seconds(self) -> dict[str, float]:
-        return {"cpu_seconds": round(self.clock.cpu_seconds, 2), "wall_seconds": round(self.clock.wall_seconds, 2)}
+        seconds = {
+            "cpu_seconds": self.clock.cpu_seconds,
+            "certificate_cpu_seconds": self.certificate_cpu_seconds,
+            "wall_seconds": self.clock.wall_seconds,
+        }
+        return {name: round(value, 2) for name, value in seconds.items()}
 
     def _event(self, event: str, **content: Any) -> None:
         record = {"event": event, "step": self.trainer.state.step, **content}

@@ -170,14 +170,15 @@ class Trainer:
             state.first_moment.lerp_(gradient, 1 - first)
             state.second_moment.mul_(second).addcmul_(gradient, gradient, value=1 - second)
             done = state.step + 1
+            rate = recipe.rate(state.step, state.cooling_from)
             scale = (state.second_moment / (1 - second**done)).sqrt_().add_(1e-8)
-            flat.data.addcdiv_(state.first_moment, scale, value=-recipe.rate(state.step) / (1 - first**done))
+            flat.data.addcdiv_(state.first_moment, scale, value=-rate / (1 - first**done))
         state.step = done
 
-    def check(self) -> QuickCheck:
+    def check(self, n_pairs: int = QUICK_PAIRS) -> QuickCheck:
         """A quick look at how far training is."""
         return quick_check(
-            self.case, self.model, n_pairs=QUICK_PAIRS, n_pairs_strict=QUICK_PAIRS_STRICT, seed=self.state.step
+            self.case, self.model, n_pairs=n_pairs, n_pairs_strict=QUICK_PAIRS_STRICT, seed=self.state.step
         )
 
 

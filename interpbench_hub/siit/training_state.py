@@ -6,7 +6,7 @@ The draws of a step depend on the seed and the step's number alone, so no random
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ class TrainingState:
     second_moment: Tensor
     edge_losses: Tensor
     """Running loss of each circuit edge's interchange, by which edges are drawn."""
+    cooling_from: int | None = None
+    """Step after which the current cool-down began; None outside of one."""
+    last_attempt: int = 0
+    """Step of the last certificate that fell short."""
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
 
@@ -36,12 +40,7 @@ class TrainingState:
         """Write the state to `folder`, replacing the last one in a single step."""
         from safetensors.torch import save_file
 
-        plain = {
-            "identity": self.identity,
-            "step": self.step,
-            "cpu_seconds": self.cpu_seconds,
-            "wall_seconds": self.wall_seconds,
-        }
+        plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _TENSORS}
         tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in _TENSORS}
         temporary = folder / f"{TRAINING_STATE_FILE}.{os.getpid()}.tmp"
         save_file(tensors, temporary, metadata={"state": json.dumps(plain)})

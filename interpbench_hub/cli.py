@@ -1,0 +1,197 @@
+"""The command line, `interpbench`: thin commands over the public functions, with tables and progress."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from interpbench_hub.errors import InterpBenchError
+
+app = typer.Typer(
+    help="Small transformers with known circuits, certified edge by edge.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+Model = Annotated[str, typer.Argument(help="A bundled id such as case_3, namespace/name on the Hub, or a folder.")]
+Seed = Annotated[int, typer.Option(help="What all random draws start from.")]
+Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")]
+
+
+@app.command("list")
+def list_(
+    tier: Annotated[str | None, typer.Option(help="Only elementwise, single-head or multi-head cases.")] = None,
+    bundled: Annotated[bool, typer.Option("--bundled", help="Only cases whose trained model comes along.")] = False,
+) -> None:
+    """List the cases: what they compute, how many heads and edges their circuits have, which models come along."""
+    from interpbench_hub.cases import list_cases
+    from interpbench_hub.hub import load_manifest
+
+    models = load_manifest()["models"]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading, justify in (("case", "left"), ("task", "left"), ("tier", "left"), ("heads", "right")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    table.add_column("edges", justify="right")
+    table.add_column("model")
+    for case in list_cases(**({"tier": tier} if tier else {})):
+        if bundled and case.id not in models:
+            continue
+        grade = models[case.id]["grade"] if case.id in models else ""
+        edges = str(len(case.high_level.circuit))
+        table.add_row(case.id, case.description, case.tier, str(case.n_attention_heads), edges, grade)
+    console.print(table)
+
+
+@app.command()
+def show(case_id: Annotated[str, typer.Argument(metavar="CASE", help="A case's id, such as case_3.")]) -> None:
+    """Show a case: its task, program, circuit and, if its model comes along, the certificate."""
+    from interpbench_hub.cases import get_case
+    from interpbench_hub.hub import load_manifest
+    from interpbench_hub.loader import load_certificate, load_circuit
+
+    case = get_case(case_id)
+    is_bundled = case.id in load_manifest()["models"]
+    console.print(f"[bold]{case.id}[/bold]  {case.description}", highlight=False)
+    print_text(f"\n{case.program}\n")
+    print_text(str(load_circuit(case.id) if is_bundled else case.circuit))
+    if is_bundled:
+        print_text(f"\n{load_certificate(case.id)}")
+
+
+@app.command()
+def train(
+    case_id: Annotated[str, typer.Argument(metavar="CASE", help="A case's id, such as case_3.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<case>/<recipe>_<seed> if left out.")] = None,
+    seed: Seed = 0,
+    recipe: Annotated[str, typer.Option(help="edge-siit, siit (per node) or behaviour.")] = "edge-siit",
+    max_steps: Annotated[int | None, typer.Option(help="Steps after which training ends, whatever the grade.")] = None,
+    device: Device = "cpu",
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what is in the folder and start anew.")] = False,
+) -> None:
+    """Train a model of a case and certify it. An interrupted run goes on where it stopped when called again."""
+    from interpbench_hub.loader import load_certificate
+    from interpbench_hub.siit import train as run
+
+    with _TrainingBar(case_id) as bar:
+        folder = run(
+            case_id,
+            out=out,
+            seed=seed,
+            recipe=recipe,
+            device=device,
+            restart=restart,
+            report=bar.report,
+            max_steps=max_steps,
+        )
+    print_text(str(load_certificate(folder)))
+    print_text(f"checkpoint in {folder}")
+
+
+@app.command()
+def certify(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint folder.", exists=True, file_okay=False)],
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and print, but write nothing.")] = False,
+) -> None:
+    """Measure a checkpoint's certificate from its weights and write it into the folder."""
+    from interpbench_hub.siit import certify as measure
+    from interpbench_hub.siit.runs import certify_folder
+
+    with _bar() as bar:
+        task = bar.add_task("single edges", total=None)
+        certificate = (measure if dry_run else certify_folder)(
+            folder, seed=seed, device=device, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    print_text(str(certificate))
+
+
+@app.command()
+def bundle(
+    folders: Annotated[list[Path], typer.Argument(help="Checkpoint folders.", exists=True, file_okay=False)],
+    collection: Annotated[Path | None, typer.Option(help="The collection; the package's own if left out.")] = None,
+) -> None:
+    """Put certified checkpoints into the bundled collection and renew its manifest."""
+    from interpbench_hub.collecting import bundle as put
+
+    for folder in folders:
+        print_text(f"bundled {put(folder, collection)}")
+
+
+@app.command()
+def demo() -> None:
+    """Load the bundled case 3, run it, show its circuit and verify a part of its certificate live."""
+    from interpbench_hub.demo import run_demo
+
+    run_demo(console)
+
+
+def print_text(text: str) -> None:
+    """Text as it is: no markup, no colours, no wrapping of its own."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point: errors of this package print as one line, without a traceback."""
+    try:
+        app()
+    except InterpBenchError as error:
+        errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command goes on from the last saved state", highlight=False)
+        sys.exit(130)
+
+
+def _bar(*columns: TextColumn) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
+        MofNCompleteColumn(),
+        *columns,
+        TimeElapsedColumn(),
+        console=errors,
+    )
+
+
+class _TrainingBar:
+    """A live line for one run: step; losses of behaviour, circuit and outside; worst node, edge and complement."""
+
+    def __init__(self, case_id: str) -> None:
+        self._bar = _bar(TextColumn("{task.fields[losses]}"), TextColumn("{task.fields[worst]}"))
+        self._task = self._bar.add_task(case_id, total=None, losses="", worst="")
+
+    def __enter__(self) -> "_TrainingBar":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
+
+    def report(self, event: dict[str, Any]) -> None:
+        step = event["step"]
+        match event["event"]:
+            case "start":
+                self._bar.update(self._task, total=event["max_steps"], completed=step)
+            case "step":
+                losses = " ".join(f"{loss:.4f}" for loss in event["losses"].values())
+                self._bar.update(self._task, completed=step, losses=f"loss {losses}")
+            case "check":
+                node = min(event["node_interchange"], event["node_strict"])
+                edge = min(event["edge_interchange"], event["edge_strict"])
+                worst = f"node {node:.3f} edge {edge:.3f} all {event['complement']:.3f}"
+                self._bar.update(self._task, completed=step, worst=worst)
+            case "certificate":
+                self._bar.console.print(f"step {step}: grade {event['grade']}", highlight=False)
+                for failure in event["failures"]:
+                    self._bar.console.print(f"  falls short: {json.dumps(failure)}", highlight=False)
+            case "end":
+                self._bar.update(self._task, completed=step, total=step)
