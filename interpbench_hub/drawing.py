@@ -231,12 +231,13 @@ class _Drawing:
                     f"{_STROKES[kind]}/></g>"
                 )
 
-    def _end_x(self, edge: Edge) -> float:
-        return self.x(edge.target) + {"q": -_PORT, "v": _PORT}.get(edge.slot or "", 0.0)
+    def _port_x(self, target: Node, slot: str | None) -> float:
+        return self.x(target) + {"q": -_PORT, "v": _PORT}.get(slot or "", 0.0)
 
     def _path(self, edge: Edge) -> str:
         low, high = self.row_of[edge.source], self.row_of[edge.target]
-        start, stop = (self.x(edge.source), self.middle[low] - _TALL / 2), (self._end_x(edge), self.base(high) + 3)
+        start = (self.x(edge.source), self.middle[low] - _TALL / 2)
+        stop = (self._port_x(edge.target, edge.slot), self.base(high) + 3)
         if edge not in self.lanes:
             return f"M{_p(*start)} {_bend(start, stop)}"
         lane = self.lanes[edge]
@@ -246,7 +247,7 @@ class _Drawing:
     def _ports(self) -> Iterator[str]:
         for target, slot in dict.fromkeys((edge.target, edge.slot) for edge in self.circuit):
             row = self.row_of[target]
-            x, y = self._end_x(Edge(EMBED, target, slot)), self.base(row)
+            x, y = self._port_x(target, slot), self.base(row)
             colour = _COLOURS[slot]
             if slot is None:
                 yield f'<circle cx="{_n(x)}" cy="{_n(y)}" r="4.5" fill="{colour}" stroke="{_CARD}" stroke-width="1.2"/>'

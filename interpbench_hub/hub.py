@@ -317,7 +317,10 @@ class _Download:
         if isinstance(error, HfHubHTTPError):
             status = error.response.status_code
             if status in (401, 403):
-                return f"the Hub refused (HTTP {status}); the token is wrong or may not read it: run `hf auth login`"
+                return (
+                    f"the Hub refused (HTTP {status}): the model is private or the token may not read it; check the "
+                    "name, or run `hf auth login`"
+                )
             if status == 429:
                 wait = error.response.headers.get("Retry-After")
                 return (

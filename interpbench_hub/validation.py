@@ -74,7 +74,10 @@ def validate(data: object, name: SchemaName, *, file: str | Path) -> dict[str, A
             f"{file}: schema_version is {version!r}; this version of interpbench-hub reads {SCHEMA_VERSION}; {remedy}"
         )
     validator, schema = _validator(name)
-    errors = list(validator.iter_errors(data))
+    # One error for each object with missing keys: the sentence names them all.
+    errors = list(
+        {(*error.instance_path, error.schema_path[-1]): error for error in validator.iter_errors(data)}.values()
+    )
     if errors:
         more = f" ({len(errors) - 1} more errors)" if len(errors) > 1 else ""
         raise CheckpointError(f"{file}: {_sentence(errors[0], schema)}{more}")

@@ -51,9 +51,9 @@ PROVENANCE = Provenance(
 
 @pytest.fixture
 def make_checkpoint() -> Callable[..., Checkpoint]:
-    """Makes checkpoints of case_3 with random weights; keywords change the transformer's shape."""
+    """Makes checkpoints of case_3 with random weights; keywords change the output and the transformer's shape."""
 
-    def make(*, seed: int = 0, **shape: Any) -> Checkpoint:
+    def make(*, seed: int = 0, output: Output = Output("regression"), **shape: Any) -> Checkpoint:  # noqa: B008
         defaults: dict[str, Any] = {
             "n_layers": 2,
             "n_heads": 4,
@@ -61,7 +61,7 @@ def make_checkpoint() -> Callable[..., Checkpoint]:
             "d_head": 3,
             "d_mlp": 16,
             "d_vocab": 6,
-            "d_vocab_out": 1,
+            "d_vocab_out": len(output.classes) or 1,
             "n_ctx": 10,
             "attention_dir": "bidirectional",
         }
@@ -70,7 +70,7 @@ def make_checkpoint() -> Callable[..., Checkpoint]:
             case="case_3",
             transformer=transformer,
             vocab=Vocab(("a", "b", "c", "x"), 4, 5),
-            output=Output("regression"),
+            output=output,
             min_len=4,
             max_len=10,
             provenance=PROVENANCE,

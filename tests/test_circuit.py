@@ -14,8 +14,11 @@ from interpbench_hub.circuit import (
     KINDS,
     LOGITS,
     POS_EMBED,
+    SLOTS,
     Circuit,
     Edge,
+    Granularity,
+    Kind,
     Node,
     Role,
     all_edges,
@@ -24,14 +27,15 @@ from interpbench_hub.circuit import (
 from interpbench_hub.errors import CheckpointError, SettingError, UnknownNameError
 
 sizes = st.integers(1, 3)
-kinds = st.sampled_from([None, *KINDS])
+kinds: st.SearchStrategy[Kind | None] = st.none() | st.sampled_from(KINDS)
+granularities: st.SearchStrategy[Granularity] = st.sampled_from(("qkv-edge", "edge"))
 effects = st.none() | st.floats(0, 1)
 
 
 @st.composite
 def circuits(draw: st.DrawFn) -> Circuit:
     n_layers, n_heads = draw(sizes), draw(sizes)
-    granularity = draw(st.sampled_from(["qkv-edge", "edge"]))
+    granularity = draw(granularities)
     universe = all_edges(n_layers, n_heads, granularity=granularity)
     chosen = draw(st.lists(st.sampled_from(universe), unique=True, max_size=12))
     edges = [Edge(e.source, e.target, e.slot, draw(kinds), draw(effects)) for e in chosen]
@@ -90,9 +94,8 @@ def test_nodes_sort_as_a_forward_pass_reaches_them(n_layers, n_heads):
 
 @given(sizes, sizes)
 def test_every_edge_is_read_back_from_its_name(n_layers, n_heads):
-    for granularity in ("qkv-edge", "edge"):
-        for edge in all_edges(n_layers, n_heads, granularity=granularity):
-            assert Edge.parse(str(edge)) == edge
+    for edge in all_edges(n_layers, n_heads) + all_edges(n_layers, n_heads, granularity="edge"):
+        assert Edge.parse(str(edge)) == edge
 
 
 @pytest.mark.parametrize("name", ["m0", "m0->", "->m0", "m0 -> m1", "m0->a1.h0<x>", "m0->a1.h0<q", "m0->m1->m2", ""])
@@ -200,7 +203,7 @@ def test_head_level_merges_the_slots_of_a_head(circuit):
 
 def test_a_merged_edge_takes_the_strongest_kind():
     def kind_of(*parts: Any) -> str | None:
-        edges = [Edge(EMBED, Node("a0.h0"), slot, kind) for slot, kind in zip("qkv", parts, strict=False)]
+        edges = [Edge(EMBED, Node("a0.h0"), slot, kind) for slot, kind in zip(SLOTS, parts, strict=False)]
         return Circuit(1, 1, edges).to_head_level()["embed->a0.h0"].kind
 
     assert kind_of("constant", "varying", "inert") == "varying"

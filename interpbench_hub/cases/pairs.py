@@ -89,7 +89,8 @@ class PairSampler:
     split: Split | None = None
     """Only inputs of this split; None draws from all."""
     related: float = 0.0
-    """Share of pairs whose source is the base with a few tokens changed (and, if longer, some appended)."""
+    """Share of pairs whose source is the base with a few tokens changed (and, if longer, some appended), where that
+    stays within the split."""
 
     def draw(self, n_pairs: int, draw: int = 0) -> Pairs:
         """The pairs of draw number `draw`."""
@@ -109,7 +110,10 @@ class PairSampler:
         base, source = tokens[:n_pairs], tokens[n_pairs:]
         if self.related:
             changed = self._change(base, source, base_lengths, generator)
-            source = torch.where((torch.rand(n_pairs, generator=generator) < self.related)[:, None], changed, source)
+            taken = torch.rand(n_pairs, generator=generator) < self.related
+            if self.split is not None:
+                taken &= in_split(case, changed, source_lengths, self.split)
+            source = torch.where(taken[:, None], changed, source)
         return Pairs(base, base_lengths, source, source_lengths)
 
     def inputs(self, n_inputs: int, draw: int = 0) -> tuple[Tensor, Tensor]:
@@ -170,10 +174,15 @@ def count_pairs(case: "Case") -> int:
     return sum(count * sum(counts[place:]) for place, count in enumerate(counts))
 
 
+def pair_places(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Every pair of inputs of these lengths as places of its base and of its source, at least as long."""
+    base, source = torch.where(lengths[None, :] >= lengths[:, None])
+    return base, source
+
+
 def all_pairs(case: "Case", chunk: int = 8192) -> Iterator[Pairs]:
     """Every pair of inputs, in chunks of at most `chunk` pairs."""
     tokens, lengths = all_inputs(case)
-    base, source = torch.where(lengths[None, :] >= lengths[:, None])
-    for at in range(0, len(base), chunk):
-        b, s = base[at : at + chunk], source[at : at + chunk]
+    base, source = pair_places(lengths)
+    for b, s in zip(base.split(chunk), source.split(chunk), strict=True):
         yield Pairs(tokens[b], lengths[b], tokens[s], lengths[s])

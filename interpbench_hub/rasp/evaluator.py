@@ -96,7 +96,7 @@ def _selected(selector: rasp.Select, known: dict[rasp.SOp, list[Value]], causal:
 def _aggregate(sop: rasp.Aggregate, selected: list[Value]) -> Value:
     if not selected:
         return sop.default
-    if all(value == selected[0] for value in selected):
+    if sop.encoding == "categorical" and all(value == selected[0] for value in selected):
         return selected[0]
     if any(value is None for value in selected):
         return None

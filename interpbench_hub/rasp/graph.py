@@ -427,15 +427,15 @@ def _value_set(values: Iterable[Value], name: str, *, ordered: bool) -> tuple[Va
 def _means(values: Sequence[Value], most: int, name: str) -> list[float]:
     """Means of one to `most` of the values."""
     sums = {0}
-    means: dict[float, None] = {}
+    means: dict[float, float] = {}
     for count in range(1, most + 1):
         # Rounding joins sums that differ by the order of additions only.
         sums = {round(total + value, 9) for total in sums for value in values}
-        means.update(dict.fromkeys(round(total / count, 12) for total in sums))
+        means.update((round(total / count, 12), total / count) for total in sums)
         if len(means) > MAX_VALUES:
             raise ProgramError(
                 f"variable {name!r} has more than {MAX_VALUES} possible means of {len(values)} values; average fewer "
                 "distinct values"
             )
-    return list(means)
+    return list(means.values())
 

@@ -113,46 +113,86 @@ class HighLevelModel:
     # -- heads -------------------------------------------------------------------------------------------------------
 
     def _attend(self, variable: Variable, slots: dict[Slot | None, Tensor], valid: Tensor) -> Tensor:
+        selector = (variable.read_in("k"), variable.read_in("q"))
+        if all(name is None or self.graph[name].is_positional for name in selector):
+            return self._attend_by_position(variable, slots, valid)
         batch, width = valid.shape
         rows = max(1, _CHUNK // width**2)
-        if batch <= rows:
-            return self._attend_rows(variable, slots, valid)
-        return torch.cat(
-            [
-                self._attend_rows(variable, {slot: codes[at : at + rows] for slot, codes in slots.items()}, part)
-                for at, part in ((at, valid[at : at + rows]) for at in range(0, batch, rows))
-            ]
-        )
+        parts = [
+            self._attend_by_content(variable, {slot: codes[at : at + rows] for slot, codes in slots.items()}, part)
+            for at, part in ((at, valid[at : at + rows]) for at in range(0, batch, rows))
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _attend_rows(self, variable: Variable, slots: dict[Slot | None, Tensor], valid: Tensor) -> Tensor:
+    def _attend_by_position(self, variable: Variable, slots: dict[Slot | None, Tensor], valid: Tensor) -> Tensor:
+        """A head whose selector looks at positions only: the same (query, key) pairs in every row."""
         batch, width = valid.shape
-        table = self._tables[variable.name]
+        zero = valid.new_zeros((1, width), dtype=torch.long)
+        k, q = slots.get("k", zero)[0], slots.get("q", zero)[0]
+        chosen = _look_up(self._tables[variable.name], [k[None, :], q[:, None]]) == 1
+        if self.graph.causal:
+            chosen = chosen.tril()
+        weights = chosen.to(torch.float64).T
+        count = (valid.to(torch.float64) @ weights).long()
+        if variable.kind == "fraction":
+            return count
+        codes = slots.get("v", zero.expand(batch, width))
+        ambiguous = len(variable.values) + 1
+        if variable.encoding == "numerical":
+            numbers = self._means[variable.name].numbers[codes] * valid
+            result = self._means[variable.name].codes(numbers @ weights, count)
+            spoilt = codes == len(self._means[variable.name].numbers) - 1
+            if bool(spoilt.any()):
+                result = torch.where((spoilt & valid).to(torch.float64) @ weights > 0, ambiguous, result)
+            return result
+        if bool((chosen.sum(-1) > 1).any()):
+            return self._select(variable, chosen[None] & valid[:, None, :], codes, count)
+        only = chosen.int().argmax(-1)
+        return torch.where(count > 0, codes[:, only], variable.undefined)
+
+    def _attend_by_content(self, variable: Variable, slots: dict[Slot | None, Tensor], valid: Tensor) -> Tensor:
+        """A head whose selector compares what keys and queries hold."""
+        batch, width = valid.shape
         zero = valid.new_zeros((1, 1), dtype=torch.long)
-        selected = _look_up(table, [slots.get("k", zero)[:, None, :], slots.get("q", zero)[:, :, None]])
-        ambiguous = ((selected == 2) & valid[:, None, :]).any(-1)
+        k, q = slots.get("k", zero), slots.get("q", zero)
+        selected = _look_up(self._tables[variable.name], [k[:, None, :], q[:, :, None]])
         chosen = (selected == 1) & valid[:, None, :]
         if self.graph.causal:
-            chosen = chosen & torch.ones(width, width, dtype=torch.bool, device=valid.device).tril()
+            chosen &= torch.ones(width, width, dtype=torch.bool, device=valid.device).tril()
         count = chosen.sum(-1)
+        ambiguous = len(variable.values) + 1
+        codes = slots.get("v", zero.expand(batch, width))
         if variable.kind == "fraction":
-            result, top = count.expand(batch, width), len(variable.values) + 1
-            return torch.where(ambiguous, top, result) if bool(ambiguous.any()) else result
-        v = slots.get("v")
-        inner = None if v is None else self.graph[str(variable.read_in("v"))]
-        codes = zero.expand(batch, width) if v is None else v
-        n_codes = 1 if inner is None else len(inner.values) + 2
-        if variable.encoding == "numerical":
-            result = self._means[variable.name](chosen, codes, count)
-            if inner is not None:
-                ambiguous = ambiguous | (chosen & (codes == n_codes - 1)[:, None, :]).any(-1)
+            result = count
+        elif variable.encoding == "numerical":
+            means = self._means[variable.name]
+            total = torch.bmm(chosen.to(torch.float64), means.numbers[codes][:, :, None])[..., 0]
+            result = means.codes(total, count)
+            spoilt = codes == len(means.numbers) - 1
+            if bool(spoilt.any()):
+                result = torch.where((chosen & spoilt[:, None, :]).any(-1), ambiguous, result)
         else:
-            spread = codes[:, None, :].expand(batch, width, width)
-            low = spread.masked_fill(~chosen, n_codes).amin(-1)
-            high = spread.masked_fill(~chosen, -1).amax(-1)
-            # Equal selected values pass on as they are; codes of an aggregate are those of what it averages.
-            result = torch.where(count == 0, variable.undefined, low)
-            ambiguous = ambiguous | (low < high)
-        return torch.where(ambiguous, len(variable.values) + 1, result)
+            result = self._select(variable, chosen, codes, count)
+        if self._holds_ambiguous(variable, "k", k) or self._holds_ambiguous(variable, "q", q):
+            unclear = (selected == 2) & valid[:, None, :]
+            if self.graph.causal:
+                unclear = unclear.tril()
+            result = torch.where(unclear.any(-1), ambiguous, result)
+        return result
+
+    def _holds_ambiguous(self, variable: Variable, slot: Slot, codes: Tensor) -> bool:
+        name = variable.read_in(slot)
+        return name is not None and bool((codes == len(self.graph[name].values) + 1).any())
+
+    def _select(self, variable: Variable, chosen: Tensor, codes: Tensor, count: Tensor) -> Tensor:
+        """The value of a categorical aggregate: what all selected keys hold, ambiguous if they differ."""
+        # Codes are below 2**15 (`graph.MAX_VALUES`): short integers halve the time of these large tensors.
+        spread = codes.to(torch.int16)[:, None, :]
+        low = torch.where(chosen, spread, torch.iinfo(torch.int16).max).amin(-1)
+        high = torch.where(chosen, spread, -1).amax(-1)
+        # Codes of an aggregate are those of what it averages: equal selected values pass on as they are.
+        result = torch.where(count == 0, variable.undefined, low.long())
+        return torch.where(low < high, len(variable.values) + 1, result)
 
 
 def _look_up(table: Tensor, codes: Sequence[Tensor]) -> Tensor:
@@ -202,6 +242,6 @@ class _MeanCodes:
         # Codes follow ascending values; halfway marks between neighbours turn a mean into the nearest one's code.
         self.marks = (values[1:] + values[:-1]) / 2
 
-    def __call__(self, chosen: Tensor, codes: Tensor, count: Tensor) -> Tensor:
-        total = torch.einsum("bqk,bk->bq", chosen.double(), self.numbers[codes])
+    def codes(self, total: Tensor, count: Tensor) -> Tensor:
+        """Codes of `total / count`, 0 where nothing is selected."""
         return torch.bucketize(total / count.clamp(min=1), self.marks)

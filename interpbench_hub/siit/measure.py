@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.kinds import changes_output
-from interpbench_hub.cases.pairs import Pairs, PairSampler, all_inputs, all_pairs, count_pairs, is_split
+from interpbench_hub.cases.pairs import Pairs, PairSampler, all_inputs, count_pairs, is_split, pair_places
 from interpbench_hub.certificate import ABLATIONS, Ablation, Certificate, Effect, Entry, Section
 from interpbench_hub.patching import EdgePatcher
 from interpbench_hub.siit.interventions import EdgeSpace
@@ -113,20 +113,25 @@ class Measurement:
     def exhaustive_aggregates(self) -> int:
         """`aggregates` over all pairs of inputs; returns their number.
 
-        Behaviour and ablations that do not look at the source are counted once an input.
+        Every input is run once. Behaviour and ablations that do not look at the source are counted once an input.
         """
-        for at in range(0, len(all_inputs(self.case)[0]), _CHUNK):
-            tokens, lengths = (part[at : at + _CHUNK].to(self.device) for part in all_inputs(self.case))
-            run = PairRun(self.case, self.high_level, self.model, Pairs(tokens, lengths, tokens, lengths))
-            self._behaviour(run)
-            self._complement(run, "zero")
-            self._complement(run, "mean")
-        n_pairs = 0
-        for pairs in all_pairs(self.case, _CHUNK):
-            pairs = Pairs(*(part.to(self.device) for part in pairs))
-            self._complement(PairRun(self.case, self.high_level, self.model, pairs), "resample")
-            n_pairs += pairs.n_pairs
-        return n_pairs
+        tokens, lengths = (part.to(self.device) for part in all_inputs(self.case))
+        inputs = PairRun(self.case, self.high_level, self.model, Pairs(tokens, lengths, tokens, lengths))
+        self._behaviour(inputs)
+        self._complement(inputs, "zero")
+        self._complement(inputs, "mean")
+        mask = self.space.to_mask(~self.space.in_circuit[None])
+        places = pair_places(lengths)
+        for base, source in zip(places[0].split(_CHUNK), places[1].split(_CHUNK), strict=True):
+            logits = self.model.interchange(
+                inputs.base.senders[:, base],
+                inputs.base.senders[:, source],
+                mask.expand(len(base), -1, -1),
+                inputs.base_lengths[base],
+            )
+            correct = self.reader.correct(logits, inputs.base_codes[base], inputs.base_there[base])
+            self.tally.add("complement", "all", "resample", *correct)
+        return len(places[0])
 
     def _behaviour(self, run: PairRun) -> None:
         correct = self.reader.correct(run.base.logits, run.base_codes, run.base_there)

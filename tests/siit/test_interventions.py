@@ -1,0 +1,244 @@
+"""Which edges training rows exchange: the index tensors of a circuit, and what is drawn from them."""
+
+from collections import Counter
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from interpbench_hub.cases import get_case
+from interpbench_hub.circuit import POS_EMBED, Node
+from interpbench_hub.siit.interventions import EdgeSpace, InterventionDraw
+from interpbench_hub.siit.sizes import transformer_config
+
+# One head, two variables in a row; one head, all in one layer; two heads, values of both in one MLP; no head at all.
+CASE_IDS = ("case_3", "case_13", "case_4", "case_8")
+ROWS = 20_000
+
+
+@cache
+def space_of(case_id: str) -> EdgeSpace:
+    case = get_case(case_id)
+    return EdgeSpace(case, transformer_config(case))
+
+
+@pytest.fixture(params=CASE_IDS)
+def space(request) -> EdgeSpace:
+    return space_of(request.param)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def names(space: EdgeSpace, edges: Tensor) -> set[str]:
+    """The edges of one row by name."""
+    return {str(space.edges[place]) for place in edges.nonzero()[:, 0].tolist()}
+
+
+def leaving(space: EdgeSpace, *nodes: Node) -> set[str]:
+    return {str(edge) for edge in space.edges if edge.source in nodes}
+
+
+def as_rows(edges: Tensor) -> Counter[tuple[bool, ...]]:
+    """How often each set of edges occurs among the rows."""
+    return Counter(tuple(row) for row in edges.tolist())
+
+
+# -- the circuit over all edges ----------------------------------------------------------------------------------------
+
+
+def test_circuit_and_negatives_divide_all_edges(space):
+    circuit = space.case.circuit
+    assert space.n_edges == len(circuit.universe)
+    assert names(space, space.in_circuit) == {str(edge) for edge in circuit}
+    assert [str(space.edges[place]) for place in space.circuit_places] == [str(edge) for edge in circuit]
+    assert [space.edges[place] for place in space.negatives] == circuit.negatives
+    assert all(space.edges[place] == edge for edge, place in space.index.items())
+
+
+def test_masks_are_those_of_the_configuration(space):
+    rows = torch.rand(20, space.n_edges, generator=generator()) < torch.linspace(0, 1, 20)[:, None]
+    masks = space.to_mask(rows)
+    assert masks.dtype == torch.bool
+    for row, mask in zip(rows, masks, strict=True):
+        edges = [space.edges[place] for place in row.nonzero()[:, 0]]
+        assert torch.equal(mask, space.config.mask_of(edges))
+
+
+def test_circuit_columns_keep_the_order_of_the_circuit(space):
+    for column, edge in enumerate(space.case.high_level.circuit):
+        alone = torch.zeros(1, space.n_edges, dtype=torch.bool)
+        alone[0, space.index[edge]] = True
+        expected = torch.zeros(1, len(space.case.circuit), dtype=torch.bool)
+        expected[0, column] = True
+        assert torch.equal(space.to_circuit(alone), expected)
+
+
+def test_edges_out_of_a_node_are_all_that_leave_it(space):
+    for node in space.config.senders:
+        assert names(space, space.out_of(node)) == leaving(space, node)
+
+
+def test_nodes_are_in_the_circuit_outside_or_the_position(space):
+    circuit = space.case.circuit
+    inside, outside = set(space.circuit_nodes), set(space.outside_nodes)
+    assert not inside & outside
+    assert set(space.config.senders) - inside - outside <= {POS_EMBED}
+    assert inside == {edge.source for edge in circuit} - {POS_EMBED}
+    assert all(node not in (edge.source, edge.target) for node in outside for edge in circuit)
+
+
+def test_the_nodes_of_case_3_are_those_of_its_program():
+    space = space_of("case_3")
+    (head,) = (node for node in space.circuit_nodes if node.is_head)
+    assert [str(node) for node in space.circuit_nodes] == ["embed", "m0", str(head)]
+    assert len(space.outside_nodes) == 4 + 3 + 1
+    assert [str(space.edges[place]) for place in space.interchange_edges] == [
+        "embed->m0",
+        f"m0->{head}<v>",
+        f"{head}->logits",
+    ]
+
+
+# -- drawn inside the circuit ------------------------------------------------------------------------------------------
+
+
+def test_circuit_rows_exchange_one_circuit_edge_or_one_circuit_node(space):
+    weights = torch.ones(len(space.interchange_edges))
+    drawn = as_rows(InterventionDraw(space).circuit(ROWS, weights, 0.3, generator()))
+    edges = {tuple((torch.arange(space.n_edges) == place).tolist()) for place in space.interchange_edges}
+    nodes = {tuple(space.out_of(node).tolist()) for node in space.circuit_nodes}
+    assert set(drawn) == edges | nodes
+    alike = sum(drawn[row] for row in nodes & edges)
+    share = sum(drawn[row] for row in nodes) / ROWS
+    assert share > 0.28 and (alike or share < 0.32)
+
+
+def test_a_node_interchange_takes_edges_outside_the_circuit_along():
+    space = space_of("case_3")
+    weights = torch.ones(len(space.interchange_edges))
+    drawn = InterventionDraw(space).circuit(200, weights, 1.0, generator())
+    found = {frozenset(names(space, row)) for row in drawn}
+    assert found == {frozenset(leaving(space, node)) for node in space.circuit_nodes}
+    assert bool((drawn & ~space.in_circuit).any(1).all())
+
+
+def test_the_node_share_is_obeyed_at_its_ends(space):
+    draw, weights = InterventionDraw(space), torch.ones(len(space.interchange_edges))
+    assert bool((draw.circuit(500, weights, 0.0, generator()).sum(1) == 1).all())
+    nodes = {tuple(space.out_of(node).tolist()) for node in space.circuit_nodes}
+    assert set(as_rows(draw.circuit(500, weights, 1.0, generator()))) == nodes
+
+
+def test_edges_are_drawn_by_their_weights(space):
+    draw, n_edges = InterventionDraw(space), len(space.interchange_edges)
+    only = torch.zeros(n_edges)
+    only[-1] = 2.0
+    rows = draw.circuit(300, only, 0.0, generator())
+    assert bool(rows[:, space.interchange_edges[-1]].all()) and int(rows.sum()) == 300
+    weights = torch.arange(n_edges, dtype=torch.float)
+    counts = draw.circuit(ROWS, weights, 0.0, generator()).sum(0)[space.interchange_edges]
+    assert int(counts[0]) == 0 or n_edges == 1
+    if n_edges > 1:
+        torch.testing.assert_close(counts / ROWS, weights / weights.sum(), atol=0.015, rtol=0)
+
+
+# -- drawn outside -----------------------------------------------------------------------------------------------------
+
+
+@cache
+def outside_rows(case_id: str) -> tuple[EdgeSpace, Tensor]:
+    space = space_of(case_id)
+    return space, InterventionDraw(space).outside(ROWS, generator())
+
+
+@pytest.fixture(params=CASE_IDS)
+def outside(request) -> tuple[EdgeSpace, Tensor]:
+    return outside_rows(request.param)
+
+
+def test_outside_rows_leave_the_circuit_alone(outside):
+    space, rows = outside
+    assert rows.shape == (ROWS, space.n_edges) and rows.dtype == torch.bool
+    assert not bool((rows & space.in_circuit).any())
+
+
+def test_every_edge_outside_is_drawn_alone(outside):
+    space, rows = outside
+    alone = rows[rows.sum(1) == 1].sum(0)
+    assert bool((alone[space.negatives] > 0).all())
+    # By the share of single edges; single edges into a receiver of the circuit are the more frequent ones.
+    assert 0.28 < float(alone.sum()) / ROWS < 0.40
+    targets = {(edge.target, edge.slot) for edge in space.case.circuit}
+    into = torch.tensor([(edge.target, edge.slot) in targets for edge in space.edges])
+    if bool((into & ~space.in_circuit).any()):
+        mean_into = alone[into & ~space.in_circuit].double().mean()
+        assert float(mean_into) > 2 * float(alone[~into & ~space.in_circuit].double().mean())
+
+
+def test_every_receiver_is_replaced_whole(outside):
+    space, rows = outside
+    drawn = as_rows(rows)
+    for receiver in range(len(space.config.receivers)):
+        whole = (space.receiver == receiver) & ~space.in_circuit
+        if bool(whole.any()):
+            assert drawn[tuple(whole.tolist())] > 0, space.config.receivers[receiver]
+
+
+def test_everything_outside_at_once_is_drawn_often(outside):
+    space, rows = outside
+    assert 0.18 < float((rows == ~space.in_circuit).all(1).float().mean()) < 0.25
+
+
+def test_sets_of_nodes_outside_are_drawn(outside):
+    space, rows = outside
+    drawn = as_rows(rows)
+    for node in space.outside_nodes:
+        assert drawn[tuple(space.out_of(node).tolist())] > 0, node
+    both = space.out_of(space.outside_nodes[0]) | space.out_of(space.outside_nodes[-1])
+    assert drawn[tuple(both.tolist())] > 0
+    everything = torch.stack([space.out_of(node) for node in space.outside_nodes]).any(0)
+    assert drawn[tuple(everything.tolist())] > 0
+
+
+def test_random_sets_of_all_sizes_are_drawn(outside):
+    space, rows = outside
+    shares = rows.sum(1) / len(space.negatives)
+    for low in torch.arange(0.05, 0.95, 0.1).tolist():
+        assert bool(((shares > low) & (shares <= low + 0.1)).any())
+
+
+def test_single_nodes_outside_are_drawn_evenly(space):
+    drawn = as_rows(InterventionDraw(space).outside_node(ROWS, generator()))
+    nodes = {tuple(space.out_of(node).tolist()) for node in space.outside_nodes}
+    assert set(drawn) == nodes
+    for count in drawn.values():
+        assert count / ROWS == pytest.approx(1 / len(nodes), rel=0.2)
+
+
+# -- chance ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_generator_decides_every_draw(space):
+    draw, weights = InterventionDraw(space), torch.ones(len(space.interchange_edges))
+
+    def drawn(seed: int) -> list[Tensor]:
+        chance = generator(seed)
+        return [draw.circuit(50, weights, 0.5, chance), draw.outside(50, chance), draw.outside_node(50, chance)]
+
+    torch.manual_seed(0)
+    first = drawn(1)
+    torch.manual_seed(1)
+    assert all(torch.equal(one, again) for one, again in zip(first, drawn(1), strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(first, drawn(2), strict=True))
+
+
+def test_drawing_leaves_the_global_generator_alone(space):
+    draw, weights = InterventionDraw(space), torch.ones(len(space.interchange_edges))
+    before = torch.get_rng_state()
+    draw.circuit(5, weights, 0.5, generator())
+    draw.outside(5, generator())
+    draw.outside_node(5, generator())
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,510 @@
+"""The plain-torch transformer against TransformerLens: outputs, senders, interchanges, gradients; and its own rules.
+
+What an interchange should give is computed by hooks on a HookedTransformer alone.
+"""
+
+import random
+from collections.abc import Sequence
+from itertools import product
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from interpbench_hub.circuit import EMBED, LOGITS, POS_EMBED, Circuit, Edge, Node, Slot
+from interpbench_hub.errors import CheckpointError, SettingError
+from interpbench_hub.transformer import Run, Transformer, TransformerConfig, check_state
+
+DIRECTIONS: tuple[Literal["causal", "bidirectional"], ...] = ("causal", "bidirectional")
+NORMS: tuple[Literal["LN"] | None, ...] = (None, "LN")
+ACTIVATIONS = ("relu", "gelu", "gelu_new")
+SMALL: dict[str, Any] = dict(
+    n_layers=2, n_heads=2, d_model=8, d_head=3, d_mlp=10, d_vocab=5, d_vocab_out=3, n_ctx=6, act_fn="gelu_new"
+)
+
+
+def random_config(seed: int, **fixed: Any) -> TransformerConfig:
+    rng = random.Random(seed)
+    ranges = {"n_layers": (1, 3), "n_heads": (1, 3), "d_model": (4, 12), "d_head": (1, 6), "d_mlp": (1, 12)}
+    ranges |= {"d_vocab": (2, 6), "d_vocab_out": (1, 4), "n_ctx": (3, 7)}
+    return TransformerConfig(**{name: rng.randint(*ends) for name, ends in ranges.items()}, **fixed)
+
+
+CONFIGS = [
+    random_config(seed, attention_dir=direction, normalization_type=norm, act_fn=activation)
+    for seed, (direction, norm, activation) in enumerate(2 * list(product(DIRECTIONS, NORMS, ACTIVATIONS)))
+]
+# Two layers at least, so that edges between layers exist.
+DEEP = [
+    TransformerConfig(**SMALL, attention_dir=direction, normalization_type=norm)
+    for direction, norm in product(DIRECTIONS, NORMS)
+]
+
+
+def described(value: object) -> str | None:
+    if not isinstance(value, TransformerConfig):
+        return None
+    sizes = f"{value.n_layers}x{value.n_heads}x{value.d_model}"
+    return f"{value.attention_dir}-{value.normalization_type}-{value.act_fn}-{sizes}"
+
+
+of_all_kinds = pytest.mark.parametrize("config", CONFIGS, ids=described)
+of_both_directions_and_norms = pytest.mark.parametrize("config", DEEP, ids=described)
+
+
+def random_model(config: TransformerConfig, seed: int = 0) -> Transformer:
+    """A transformer with no parameter left at zero or one."""
+    model = Transformer(config)
+    with torch.no_grad():
+        model.flat.add_(0.3 * torch.randn(model.n_parameters, generator=torch.Generator().manual_seed(seed)))
+    return model
+
+
+def random_tokens(config: TransformerConfig, rows: int, width: int | None = None, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(config.d_vocab, (rows, width or config.n_ctx), generator=generator)
+
+
+def hooked_transformer(model: Transformer) -> HookedTransformer:
+    """TransformerLens' transformer with the same weights and hooks for all edges."""
+    shape = model.config.to_dict()
+    config = HookedTransformerConfig(
+        **shape,
+        use_attn_result=True,
+        use_split_qkv_input=True,
+        use_hook_mlp_in=True,
+        default_prepend_bos=False,
+        device="cpu",
+    )
+    hooked = HookedTransformer(config)
+    missing, unexpected = hooked.load_state_dict(model.state_dict(), strict=False)
+    assert not unexpected and not [name for name in missing if not name.endswith((".mask", ".IGNORE"))]
+    return hooked
+
+
+def noting_hooks(hooked: HookedTransformer, written: dict[Node, Tensor]) -> list[Any]:
+    """Hooks that put what every sender writes [row, pos, d_model] into `written`, gradients and all."""
+
+    def noting(*nodes: Node):
+        def hook(activation: Tensor, hook: object) -> None:
+            parts = activation.unbind(2) if activation.ndim == 4 else [activation]
+            written.update(zip(nodes, parts, strict=True))
+
+        return hook
+
+    hooks: list[Any] = [("hook_embed", noting(EMBED)), ("hook_pos_embed", noting(POS_EMBED))]
+    for layer in range(hooked.cfg.n_layers):
+        heads = [Node.of_head(layer, head) for head in range(hooked.cfg.n_heads)]
+        hooks.append((f"blocks.{layer}.attn.hook_result", noting(*heads)))
+        hooks.append((f"blocks.{layer}.hook_mlp_out", noting(Node.of_mlp(layer))))
+    return hooks
+
+
+def hooked_senders(hooked: HookedTransformer, tokens: Tensor) -> dict[Node, Tensor]:
+    """What every sender writes in a plain run: [row, pos, d_model] each."""
+    written: dict[Node, Tensor] = {}
+    hooked.run_with_hooks(tokens, fwd_hooks=noting_hooks(hooked, written))
+    return written
+
+
+def hooked_interchange(
+    hooked: HookedTransformer, tokens: Tensor, edges: Sequence[Sequence[Edge]], replacement: dict[Node, Tensor]
+) -> Tensor:
+    """Logits when the edges `edges[row]` of each row carry `replacement`: a hook on every sender and every receiver."""
+    written: dict[Node, Tensor] = {}
+
+    def seen_by(activation: Tensor, target: Node, slot: Slot | None) -> Tensor:
+        rows = []
+        for row, own in enumerate(activation):
+            into = [edge.source for edge in edges[row] if (edge.target, edge.slot) == (target, slot)]
+            rows.append(sum((replacement[node][row] - written[node][row] for node in into), own))
+        return torch.stack(rows)
+
+    def exchanging(*targets: Node, slot: Slot | None = None):
+        def hook(activation: Tensor, hook: object) -> Tensor:
+            if activation.ndim == 4:
+                parts = zip(targets, activation.unbind(2), strict=True)
+                return torch.stack([seen_by(part, target, slot) for target, part in parts], dim=2)
+            return seen_by(activation, targets[0], slot)
+
+        return hook
+
+    slots: tuple[Slot, ...] = ("q", "k", "v")
+    hooks = noting_hooks(hooked, written)
+    for layer in range(hooked.cfg.n_layers):
+        heads = [Node.of_head(layer, head) for head in range(hooked.cfg.n_heads)]
+        hooks += [(f"blocks.{layer}.hook_{slot}_input", exchanging(*heads, slot=slot)) for slot in slots]
+        hooks.append((f"blocks.{layer}.hook_mlp_in", exchanging(Node.of_mlp(layer))))
+    hooks.append((f"blocks.{hooked.cfg.n_layers - 1}.hook_resid_post", exchanging(LOGITS)))
+    return hooked.run_with_hooks(tokens, fwd_hooks=hooks)
+
+
+def random_edges(config: TransformerConfig, rows: int, seed: int = 0) -> list[list[Edge]]:
+    """A set of edges a row: none, one, and ever larger shares of all."""
+    rng = random.Random(seed)
+    sizes = [0, 1] + [max(2, round(len(config.edges) * row / (rows - 2))) for row in range(1, rows - 1)]
+    return [rng.sample(config.edges, size) for size in sizes]
+
+
+def mask_of_rows(config: TransformerConfig, edges: Sequence[Sequence[Edge]]) -> Tensor:
+    return torch.stack([config.mask_of(list(row)) for row in edges])
+
+
+def assert_same(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    """Equal up to rounding, which grows with the numbers themselves."""
+    assert found.shape == expected.shape
+    scale = max(1.0, float(expected.abs().max()))
+    assert float((found - expected).abs().max()) <= tolerance * scale
+
+
+# -- against TransformerLens -------------------------------------------------------------------------------------------
+
+
+@of_all_kinds
+@torch.no_grad()
+def test_logits_are_those_of_hooked_transformer(config):
+    model, tokens = random_model(config), random_tokens(config, 5)
+    assert_same(model(tokens), hooked_transformer(model)(tokens))
+
+
+@torch.no_grad()
+def test_inputs_may_be_shorter_than_the_context():
+    model = random_model(DEEP[0])
+    tokens = random_tokens(model.config, 3, width=2)
+    assert_same(model(tokens), hooked_transformer(model)(tokens))
+
+
+@of_all_kinds
+def test_parameters_have_the_names_and_shapes_of_hooked_transformer(config):
+    model = Transformer(config)
+    theirs = {name: tuple(tensor.shape) for name, tensor in hooked_transformer(model).named_parameters()}
+    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert ours == theirs == dict(config.parameter_shapes)
+
+
+@of_all_kinds
+@torch.no_grad()
+def test_senders_are_what_the_hooks_see(config):
+    model, tokens = random_model(config), random_tokens(config, 4)
+    run, seen = model.run(tokens), hooked_senders(hooked_transformer(model), tokens)
+    assert list(config.senders) == list(seen)
+    for place, node in enumerate(config.senders):
+        assert_same(run.senders[place], seen[node])
+
+
+@of_all_kinds
+@torch.no_grad()
+def test_an_interchange_with_its_own_edges_for_each_row_is_the_same_patch_made_by_hooks(config):
+    model, rows = random_model(config), 7
+    hooked, edges = hooked_transformer(model), random_edges(config, rows)
+    base, source = random_tokens(config, rows, seed=1), random_tokens(config, rows, seed=2)
+    found = model.interchange(model.run(base).senders, model.run(source).senders, mask_of_rows(config, edges))
+    assert_same(found, hooked_interchange(hooked, base, edges, hooked_senders(hooked, source)))
+
+
+@of_both_directions_and_norms
+@torch.no_grad()
+def test_each_single_edge_is_the_same_patch_made_by_hooks(config):
+    model = random_model(config)
+    hooked, edges = hooked_transformer(model), [[edge] for edge in config.edges]
+    base = random_tokens(config, 1, seed=1).expand(len(edges), -1)
+    source = random_tokens(config, 1, seed=2).expand(len(edges), -1)
+    found = model.interchange(model.run(base).senders, model.run(source).senders, mask_of_rows(config, edges))
+    assert_same(found, hooked_interchange(hooked, base, edges, hooked_senders(hooked, source)))
+    # Each of them matters in a random model, or the comparison would say nothing.
+    position = torch.tensor([edge.source == POS_EMBED for edge in config.edges])
+    moved = (found - model(base)).abs().amax((1, 2)) > 1e-6
+    assert bool(moved[~position].all()) and not bool(moved[position].any())
+
+
+@of_both_directions_and_norms
+@torch.no_grad()
+def test_exchanging_all_edges_that_leave_a_node_exchanges_the_node(config):
+    model = random_model(config)
+    hooked = hooked_transformer(model)
+    base, source = random_tokens(config, 4, seed=1), random_tokens(config, 4, seed=2)
+    replacement = hooked_senders(hooked, source)
+    for node in config.senders:
+        leaving = [edge for edge in config.edges if edge.source == node]
+        mask = mask_of_rows(config, [leaving] * 4)
+        found = model.interchange(model.run(base).senders, model.run(source).senders, mask)
+
+        def replace(activation: Tensor, hook: object, node: Node = node) -> Tensor:
+            if node.head is None:
+                return replacement[node]
+            changed = activation.clone()
+            changed[:, :, node.head] = replacement[node]
+            return changed
+
+        names = {EMBED: "hook_embed", POS_EMBED: "hook_pos_embed"}
+        within = f"blocks.{node.layer}.{'attn.hook_result' if node.is_head else 'hook_mlp_out'}"
+        hooks: list[Any] = [(names.get(node, within), replace)]
+        assert_same(found, hooked.run_with_hooks(base, fwd_hooks=hooks))
+
+
+@of_both_directions_and_norms
+def test_gradients_of_an_interchange_are_those_through_the_hooks(config):
+    model, rows = random_model(config), 6
+    hooked, edges = hooked_transformer(model), random_edges(config, rows)
+    base, source = random_tokens(config, rows, seed=1), random_tokens(config, rows, seed=2)
+    # Base and source from one pass, as in training: gradients flow through both ends of every exchange.
+    run = model.run(torch.cat([base, source]))
+    logits = model.interchange(run.senders[:2, :rows], run.senders[:, rows:], mask_of_rows(config, edges))
+    weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3))
+    assert model.flat.grad is not None
+    model.flat.grad.zero_()
+    (logits * weights).sum().backward()
+
+    (hooked_interchange(hooked, base, edges, hooked_senders(hooked, source)) * weights).sum().backward()
+    theirs = {name: parameter.grad for name, parameter in hooked.named_parameters()}
+    expected = [gradient.flatten() for name in model.parameters if (gradient := theirs[name]) is not None]
+    assert_same(model.flat.grad, torch.cat(expected))
+
+
+# -- the interchange by itself -----------------------------------------------------------------------------------------
+
+
+@of_both_directions_and_norms
+@torch.no_grad()
+def test_exchanging_nothing_or_all_gives_the_base_or_the_source(config):
+    model = random_model(config)
+    base, source = (model.run(random_tokens(config, 3, seed=seed)) for seed in (1, 2))
+    nothing, everything = mask_of_rows(config, [[]] * 3), mask_of_rows(config, [config.edges] * 3)
+    assert_same(model.interchange(base.senders, source.senders, nothing), base.logits)
+    assert_same(model.interchange(base.senders, source.senders, everything), source.logits)
+    assert_same(model.interchange(base.senders, base.senders, everything), base.logits)
+
+
+@torch.no_grad()
+def test_biases_of_attention_belong_to_no_edge():
+    model = random_model(TransformerConfig(**SMALL))
+    config, base = model.config, model.run(random_tokens(TransformerConfig(**SMALL), 3))
+    into_logits = [edge for edge in config.edges if edge.target == LOGITS]
+    mask = mask_of_rows(config, [into_logits] * 3)
+    found = model.interchange(base.senders, torch.zeros_like(base.senders), mask)
+    p = model.parameters
+    alone = (p["blocks.0.attn.b_O"] + p["blocks.1.attn.b_O"]) @ p["unembed.W_U"] + p["unembed.b_U"]
+    assert_same(found, alone.expand_as(found))
+
+
+@of_both_directions_and_norms
+@torch.no_grad()
+def test_starting_at_a_later_layer_changes_nothing(config):
+    model, rows = random_model(config), 6
+    base, source = (model.run(random_tokens(config, rows, seed=seed)) for seed in (1, 2))
+    for first_layer in range(1, config.n_layers + 1):
+        rng = random.Random(first_layer)
+        allowed = [e for e in config.edges if e.target == LOGITS or (e.target.layer or 0) >= first_layer]
+        mask = mask_of_rows(config, [rng.sample(allowed, rng.randint(1, len(allowed))) for _ in range(rows)])
+        whole = model.interchange(base.senders, source.senders, mask)
+        known = base.senders[: config.senders_before(first_layer)]
+        assert_same(model.interchange(known, source.senders, mask, first_layer=first_layer), whole)
+
+
+@torch.no_grad()
+def test_only_the_senders_before_the_first_layer_are_read_from_the_base():
+    model = random_model(TransformerConfig(**SMALL))
+    config = model.config
+    base, source = (model.run(random_tokens(config, 6, seed=seed)) for seed in (1, 2))
+    mask = mask_of_rows(config, random_edges(config, 6))
+    spoiled = base.senders.clone()
+    spoiled[2:] = torch.nan
+    whole = model.interchange(base.senders, source.senders, mask)
+    assert torch.equal(model.interchange(spoiled, source.senders, mask), whole)
+
+
+# -- padding -----------------------------------------------------------------------------------------------------------
+
+
+@of_both_directions_and_norms
+@torch.no_grad()
+def test_a_padded_row_computes_what_it_computes_alone(config):
+    model = random_model(config)
+    lengths = torch.tensor([1, 3, config.n_ctx, 2])
+    base, source = random_tokens(config, 4, seed=1), random_tokens(config, 4, seed=2)
+    edges = random_edges(config, 4)
+    run, other = model.run(base, lengths), model.run(source, lengths)
+    exchanged = model.interchange(run.senders, other.senders, mask_of_rows(config, edges), lengths)
+    for row, length in enumerate(lengths.tolist()):
+        alone = model.run(base[row : row + 1, :length])
+        assert_same(run.logits[row, :length], alone.logits[0])
+        assert_same(run.senders[:, row, :length], alone.senders[:, 0])
+        source_alone = model.run(source[row : row + 1, :length])
+        exchanged_alone = model.interchange(
+            alone.senders, source_alone.senders, mask_of_rows(config, edges[row : row + 1])
+        )
+        assert_same(exchanged[row, :length], exchanged_alone[0])
+
+
+@of_both_directions_and_norms
+@torch.no_grad()
+def test_what_padding_holds_does_not_matter(config):
+    model, lengths = random_model(config), torch.tensor([2, 4, 3])
+    tokens, other = random_tokens(config, 3, seed=1), random_tokens(config, 3, seed=2)
+    real = torch.arange(config.n_ctx) < lengths[:, None]
+    repadded = torch.where(real, tokens, other)
+    assert not torch.equal(repadded, tokens)
+    assert torch.equal(model(tokens, lengths)[real], model(repadded, lengths)[real])
+
+
+@torch.no_grad()
+def test_no_lengths_means_no_padding():
+    for config in DEEP:
+        model, tokens = random_model(config), random_tokens(config, 3)
+        assert_same(model(tokens, torch.full((3,), config.n_ctx)), model(tokens))
+
+
+# -- runs, parameters, masks -------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_rows_of_a_run_are_the_run_of_those_rows():
+    model = random_model(DEEP[0])
+    tokens = random_tokens(model.config, 5)
+    run = model.run(tokens)
+    assert isinstance(run.rows(slice(1, 3)), Run)
+    for rows in (slice(1, 3), torch.tensor([4, 0])):
+        assert_same(run.rows(rows).senders, model.run(tokens[rows]).senders)
+        assert_same(run.rows(rows).logits, model(tokens[rows]))
+
+
+@of_both_directions_and_norms
+def test_parameters_and_gradients_are_views_of_one_vector(config):
+    model = Transformer(config)
+    assert model.flat.grad is not None
+    assert model.n_parameters == sum(parameter.numel() for parameter in model.parameters.values())
+    with torch.no_grad():
+        model.flat.copy_(torch.arange(model.n_parameters))
+    joined = torch.cat([parameter.detach().flatten() for parameter in model.parameters.values()])
+    assert torch.equal(joined, torch.arange(model.n_parameters, dtype=joined.dtype))
+    model.flat.grad.copy_(torch.arange(model.n_parameters))
+    gradients = [parameter.grad for parameter in model.parameters.values()]
+    assert torch.equal(torch.cat([g.flatten() for g in gradients if g is not None]), joined)
+
+
+def test_backward_passes_add_up_in_the_one_vector():
+    model = random_model(DEEP[0])
+    tokens = random_tokens(model.config, 3)
+    assert model.flat.grad is not None
+    assert not bool(model.flat.grad.any())
+    model(tokens).sum().backward()
+    once = model.flat.grad.clone()
+    assert bool(once.any())
+    model(tokens).sum().backward()
+    assert_same(model.flat.grad, 2 * once)
+
+
+def test_a_state_dict_is_a_copy_that_can_be_loaded():
+    model, other = random_model(DEEP[1], seed=1), random_model(DEEP[1], seed=2)
+    state = model.state_dict()
+    other.load_state_dict(state)
+    assert torch.equal(other.flat, model.flat)
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    with torch.no_grad():
+        model.flat.zero_()
+    assert all(torch.equal(state[name], before[name]) for name in before)
+
+
+def test_a_seed_decides_the_initial_weights():
+    first, again, other = (Transformer(DEEP[1], seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(first.flat, again.flat)
+    assert not torch.equal(first.flat, other.flat)
+
+
+def test_initial_weights_have_the_deviation_promised_and_biases_are_zero():
+    config = TransformerConfig(2, 4, 64, 16, 256, 50, 40, 60, normalization_type="LN")
+    for name, parameter in Transformer(config).state_dict().items():
+        kind = name.rsplit(".", 1)[1]
+        if kind == "w":
+            assert bool((parameter == 1).all())
+        elif kind.startswith("b"):
+            assert not bool(parameter.any())
+        else:
+            fan_in = {"W_O": 16, "W_out": 256}.get(kind, 64)
+            assert float(parameter.std() * fan_in**0.5) == pytest.approx(0.8, rel=0.05)
+
+
+@of_both_directions_and_norms
+def test_a_mask_has_one_place_for_every_edge(config):
+    circuit = Circuit(config.n_layers, config.n_heads, [])
+    assert config.edges == circuit.universe
+    assert len(set(config.edge_places.values())) == len(config.edges)
+    assert config.senders == circuit.node_universe[:-1]
+    assert len(config.receivers) == config.n_layers * config.receivers_per_layer + 1
+    for edge, (receiver, sender) in config.edge_places.items():
+        assert config.receivers[receiver] == (edge.target, edge.slot)
+        assert config.senders[sender] == edge.source
+    assert int(config.mask_of(config.edges).sum()) == len(config.edges)
+
+
+def test_a_mask_is_set_at_the_edges_of_a_circuit():
+    config = DEEP[0]
+    circuit = Circuit(2, 2, ["embed->a0.h1<k>", "m0->a1.h0<v>", "a1.h0->logits"])
+    mask = config.mask_of(circuit)
+    assert mask.dtype == torch.bool
+    assert {tuple(place) for place in mask.nonzero().tolist()} == {config.edge_places[edge] for edge in circuit}
+
+
+@of_all_kinds
+def test_senders_before_a_layer_are_those_its_heads_and_its_mlp_can_read(config):
+    for layer in range(config.n_layers):
+        for target, mlp in ((Node.of_head(layer, 0), False), (Node.of_mlp(layer), True)):
+            readable = {edge.source for edge in config.edges if edge.target == target}
+            assert readable == set(config.senders[: config.senders_before(layer, mlp=mlp)])
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n_layers", 0),
+        ("n_heads", -1),
+        ("d_model", 1.5),
+        ("d_vocab", "7"),
+        ("n_ctx", True),
+        ("attention_dir", "backwards"),
+        ("act_fn", "silu"),
+        ("normalization_type", "RMS"),
+    ],
+)
+def test_a_configuration_that_cannot_be_names_field_and_value(field, value):
+    with pytest.raises(SettingError, match=f"{field} is {value!r}"):
+        TransformerConfig(**{**SMALL, field: value})
+
+
+def test_a_configuration_comes_back_from_its_dictionary():
+    for config in DEEP:
+        assert TransformerConfig(**config.to_dict()) == config
+
+
+def test_inputs_longer_than_the_context_are_refused():
+    model = Transformer(DEEP[0])
+    with pytest.raises(SettingError, match=r"7 positions.*at most 6"):
+        model(torch.zeros(1, 7, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("unembed.b_U"), "lack the parameter unembed.b_U"),
+        (lambda state: state.update(extra=torch.zeros(1)), "hold extra"),
+        (lambda state: state.update({"embed.W_E": torch.zeros(8, 5)}), r"embed.W_E has shape \(8, 5\).*\(5, 8\)"),
+        (lambda state: state.update({"unembed.b_U": torch.zeros(3, dtype=torch.long)}), "unembed.b_U has type"),
+        (lambda state: state.update({"unembed.b_U": torch.tensor([0, torch.nan, 1])}), "unembed.b_U holds NaN"),
+        (lambda state: state.update({"unembed.b_U": torch.tensor([0, torch.inf, 1])}), "unembed.b_U holds NaN or inf"),
+    ],
+)
+def test_weights_that_are_not_the_configurations_are_refused(change, message):
+    model = random_model(TransformerConfig(**SMALL))
+    state, before = model.state_dict(), model.flat.detach().clone()
+    check_state(state, model.config)
+    change(state)
+    with pytest.raises(CheckpointError, match=message):
+        check_state(state, model.config)
+    with pytest.raises(CheckpointError, match=message):
+        model.load_state_dict(state)
+    assert torch.equal(model.flat, before)
