@@ -29,7 +29,7 @@ def seconds_of(case: Case, n_inputs: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="*")
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--threads", type=int, default=2)

@@ -14,7 +14,7 @@ from datasets.builder import Key
 
 from dataset_builders.columns import features, tables
 from dataset_builders.counterfactuals import CounterfactualPairs
-from dataset_builders.folders import case_digest
+from dataset_builders.folders import FORMAT, case_digest
 from dataset_builders.settings import DEFAULT_ROWS, check_settings
 from interpbench_hub.cases.pairs import SPLITS, Split
 from interpbench_hub.cases.registry import get_case
@@ -55,7 +55,7 @@ class CircuitDataset(datasets.ArrowBasedBuilder):
     """
 
     BUILDER_CONFIG_CLASS = CircuitConfig
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version(f"{FORMAT}.0.0")
     config: CircuitConfig
 
     @property

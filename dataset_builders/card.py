@@ -32,8 +32,9 @@ _COLUMNS = f"""\
 | `label_ids` | the output's class ids, aligned with `input_ids`: {IGNORED} at `{BOS}`, which has no output, the id of \
 the class `{UNDEFINED}` where the output is undefined; no such column where outputs are numbers (regression) |
 | `counterfactual_tokens`, `counterfactual_ids`, `counterfactual_labels`, `counterfactual_label_ids` | the same for \
-another input of the same length |
+another input |
 | `length` | number of positions, `{BOS}` counted: the length of `input_ids` |
+| `counterfactual_length` | the same for the counterfactual: the length of `counterfactual_ids` |
 | `variables` | for the clean input, the value of every variable of the program at each token, by name; a variable \
 `…_fraction` is what the attention head of a count carries, given as the count |
 
@@ -42,12 +43,20 @@ values. Whole numbers among fractions are fractions; tuples and mixtures of othe
 literals."""
 
 _COUNTERFACTUALS = f"""\
-Every row can be patched: the counterfactual has the length of the clean input. It is an independent input, or the clean
-one with one token, a quarter or half of the tokens taken from such an input. Of up to {ROUNDS} such candidates that one
-is kept which changes the output and, if possible, does so through an edge of the circuit that is drawn for the row;
-one row in {PLAIN} keeps its first candidate, whatever it does. Lengths have equally many rows, but a quarter as many
-where no two inputs of a split have different outputs. An edge is *exercised* by a pair if the output changes when the
-edge alone carries the counterfactual's value (a path interchange on the program)."""
+It is an independent input, or the clean one with one token, a quarter or half of the tokens taken from such an input.
+Of up to {ROUNDS} such candidates that one is kept which changes the output and, if possible, does so through an edge of
+the circuit that is drawn for the row; one row in {PLAIN} keeps its first candidate, whatever it does. Lengths have
+equally many rows, but a quarter as many where no two inputs of a split have different outputs. An edge is *exercised*
+by a pair if the output changes when the edge alone carries the counterfactual's value (a path interchange on the
+program)."""
+
+_USING_LONGER = f"""\
+To patch a row with a longer counterfactual, take what the counterfactual's first `length` positions hold, `{BOS}`
+counted; whether the output differs was counted at these positions, too. To leave these rows out:
+
+```python
+dataset = dataset.filter(lambda row: row["length"] == row["counterfactual_length"])
+```"""
 
 
 def case_card(case: "Case", records: Records) -> str:
@@ -63,7 +72,9 @@ def case_card(case: "Case", records: Records) -> str:
         f"## How the splits are separated\n\n{_separation(case)}\n\n{_length_table(case, records)}",
         f"## Columns\n\n{_COLUMNS}",
         f"### Types in this case\n\n{_types(case)}",
-        f"## Counterfactuals\n\n{_COUNTERFACTUALS}\n\n{_edge_table(case, records)}",
+        f"## Counterfactuals\n\n{_counterfactuals(_longer_rows(records))}",
+        _edge_table(case, records),
+        *([f"### Longer counterfactuals\n\n{_longer(records)}"] if _longer_rows(records) else []),
         "## Licence\n\nCC BY 4.0.",
     ]
     return "\n\n".join(sections) + "\n"
@@ -85,6 +96,12 @@ def folder_card(found: Sequence[Records]) -> str:
         "divided: every split may hold all of them, so its rows test nothing unseen. The card in each case's folder "
         "says which lengths are which and how many rows each has."
     )
+    with_longer = [records for records in found if _longer_rows(records)]
+    longer = (
+        f"In {len(with_longer)} of the {len(found)} cases some edges carry what follows from the length of the input "
+        "alone, so that no pair of equal length can exercise them: there a few rows, counted in the table below, have "
+        f"a counterfactual that is longer than the clean input. {_USING_LONGER}"
+    )
     sections = [
         _yaml([(case_id, f"{case_id}/") for case_id in ids], total, "InterpBench Hub: inputs and counterfactuals"),
         GENERATED,
@@ -92,7 +109,9 @@ def folder_card(found: Sequence[Records]) -> str:
         _loading(ids[0]),
         f"## How the splits are separated\n\n{separation}",
         f"## Columns\n\n{_COLUMNS}",
-        f"## Counterfactuals\n\n{_COUNTERFACTUALS} The card of each case counts the pairs for every edge.",
+        f"## Counterfactuals\n\n{_counterfactuals(len(with_longer))} The card of each case counts the pairs for every "
+        "edge.",
+        *([f"### Longer counterfactuals\n\n{longer}"] if with_longer else []),
         f"## Cases\n\nSeed {', '.join(map(str, seeds))}; {total:,} rows in all.\n\n{_case_table(found)}",
         "## Licence\n\nCC BY 4.0.",
     ]
@@ -118,7 +137,7 @@ def _loading(case_id: str) -> str:
     return (
         "```python\nfrom datasets import load_dataset\n\n"
         'folder = "."  # where this card lies, or the repository\'s name on the Hub\n'
-        f'rows = load_dataset(folder, "{case_id}", split="test")\n```'
+        f'dataset = load_dataset(folder, "{case_id}", split="test")\n```'
     )
 
 
@@ -129,6 +148,16 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %"
+
+
+def _counterfactuals(longer: int) -> str:
+    where = ", but for a few rows in which it is longer (see below)" if longer else ""
+    return f"Every row can be patched: the counterfactual has the length of the clean input{where}. {_COUNTERFACTUALS}"
+
+
+def _longer_rows(records: Records) -> int:
+    """Rows of all splits whose counterfactual is longer than the clean input."""
+    return sum(records[split]["counts"]["longer"] for split in SPLITS)
 
 
 def _natural(case_id: str) -> list[tuple[int, int, str]]:
@@ -150,9 +179,11 @@ def _case_table(found: Sequence[Records]) -> str:
                 " / ".join(f"{count['rows']:,}" for count in counts),
                 " / ".join(_share(count["label_changes"], count["rows"]) for count in counts),
                 f"{exercised} of {len(first['counts']['exercised'])}",
+                " / ".join(f"{count['longer']:,}" for count in counts) if _longer_rows(records) else "0",
             )
         )
     header = ["case", "task", "lengths", "rows", "output changes", "varying edges exercised in every split"]
+    header.append("longer counterfactuals")
     note = "Three numbers are those of train / validation / test; lengths count BOS.\n\n"
     return note + _table(header, rows)
 
@@ -237,20 +268,22 @@ def _edge_table(case: "Case", records: Records) -> str:
         return "The circuit of this case has no edge along which the output can be changed."
     rows = [(f"`{edge}`", *(f"{counts[edge]:,}" for counts in by_split)) for edge in by_split[0]]
     text = _table(["varying edge", *(f"exercised in {split}" for split in SPLITS)], rows)
-    length_only = [edge for edge in by_split[0] if edge in records["train"]["length_only"]]
-    missed = {
-        split: [edge for edge, count in counts.items() if not count and edge not in length_only]
-        for split, counts in zip(SPLITS, by_split, strict=True)
-    }
-    if length_only:
-        text += (
-            f"\n\nWhat is carried along {_listed(length_only)} follows from the length of the input alone, so that no "
-            "pair of equal length can exercise it: draw inputs of different lengths for that."
-        )
-    for split, edges in missed.items():
-        if edges:
-            text += f"\n\nNo pair found for {split} exercises {_listed(edges)}."
+    for split, counts in zip(SPLITS, by_split, strict=True):
+        if missed := [edge for edge, count in counts.items() if not count]:
+            text += f"\n\nNo pair found for {split} exercises {_listed(missed)}."
     return text
+
+
+def _longer(records: Records) -> str:
+    longer, total = _longer_rows(records), sum(records[split]["counts"]["rows"] for split in SPLITS)
+    by_split = ", ".join(f"{records[split]['counts']['longer']:,} of {split}" for split in SPLITS)
+    edges = records["train"]["length_only"]
+    them = "this edge" if len(edges) == 1 else "these edges"
+    return (
+        f"{_share(longer, total)} of the rows ({by_split}) have a counterfactual that is longer than the clean input. "
+        f"What is carried along {_listed(edges)} follows from the length of the input alone, so that no pair of equal "
+        f"length can exercise {them}. {_USING_LONGER}"
+    )
 
 
 def _listed(edges: Sequence[str]) -> str:

@@ -52,7 +52,7 @@ def features(case: "Case") -> Features:
     columns |= {"counterfactual_tokens": tokens, "counterfactual_ids": ids, "counterfactual_labels": labels}
     if case.categorical:
         columns["counterfactual_label_ids"] = ids
-    columns["length"] = Value("int64")
+    columns |= {"length": Value("int64"), "counterfactual_length": Value("int64")}
     columns["variables"] = {variable.name: List(_feature(variable.classes)) for variable in case.graph.variables}
     return Features(columns)
 
@@ -68,15 +68,20 @@ def _table(case: "Case", pairs: Pairs, schema: pa.Schema) -> pa.Table:
     output = case.graph.output.name
     clean = case.high_level.run(pairs.base, pairs.base_lengths)
     other = case.high_level.run(pairs.source, pairs.source_lengths)[output]
-    rows = _Rows(pairs.base_lengths)
-    columns: dict[str, pa.Array] = {"length": pa.array(rows.lengths + 1, pa.int64())}
-    for prefix, tokens, codes in (("", pairs.base, clean[output]), ("counterfactual_", pairs.source, other)):
+    columns: dict[str, pa.Array] = {}
+    for prefix, tokens, lengths, codes in (
+        ("", pairs.base, pairs.base_lengths, clean[output]),
+        ("counterfactual_", pairs.source, pairs.source_lengths, other),
+    ):
+        rows = _Rows(lengths)
         columns[f"{prefix}tokens"] = rows.values(tokens, case.vocab)
         columns[f"{prefix}ids" if prefix else "input_ids"] = rows.ids(tokens, at_bos=case.bos_id)
         columns[f"{prefix}labels"] = rows.values(codes, case.graph.output.classes)
         if case.categorical:
             # The class ids of the model's logits are the codes: values in order, then undefined.
             columns[f"{prefix}label_ids"] = rows.ids(codes, at_bos=IGNORED)
+        columns[f"{prefix}length"] = pa.array(rows.lengths + 1, pa.int64())
+    rows = _Rows(pairs.base_lengths)
     variables = {v.name: rows.values(clean[v.name], v.classes) for v in case.graph.variables}
     columns["variables"] = pa.StructArray.from_arrays(list(variables.values()), list(variables))
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)

@@ -1,7 +1,9 @@
 """Which counterfactual goes with which clean input: drawn, measured on the high-level model, chosen.
 
-Owns the choice of pairs of equally long inputs that differ in a way that matters, and the counts that say how far they
-do. Inputs are tensors of token codes, as in `interpbench_hub.cases.pairs`; knows nothing of columns or files.
+Owns the choice of pairs that differ in a way that matters, and the counts that say how far they do. Both inputs of a
+pair are equally long; only where an edge of the circuit carries nothing but the length, a few counterfactuals are
+longer, of which an interchange uses the first positions. Inputs are tensors of token codes, as in
+`interpbench_hub.cases.pairs`; knows nothing of columns or files.
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,6 +33,8 @@ SEARCH_ROUNDS = 4
 """Counterfactuals tried for every input of such a set."""
 PLAIN = 4
 """One row in so many takes the first counterfactual drawn, whatever it does to the output."""
+LONGER = 25
+"""Where edges carry the length alone, one row in so many has a longer counterfactual, if there are longer inputs."""
 _RETRIES = 40
 """Changes tried until one stays within the split; a split holds at least a tenth of the inputs."""
 
@@ -43,7 +47,9 @@ class Counts:
     distinct_inputs: int = 0
     """Different clean inputs."""
     label_changes: int = 0
-    """Pairs whose output differs at some position."""
+    """Pairs whose output differs at some position of the clean input."""
+    longer: int = 0
+    """Pairs whose counterfactual is longer than the clean input."""
     rows_of_length: dict[int, int] = field(default_factory=dict)
     """By length, BOS counted."""
     exercised: dict[str, int] = field(default_factory=dict)
@@ -57,6 +63,7 @@ class Counts:
         self._seen.update(row.tobytes() for row in inputs.numpy())
         self.distinct_inputs = len(self._seen)
         self.label_changes += int(changed.sum())
+        self.longer += int((pairs.source_lengths > pairs.base_lengths).sum())
         n_tokens, counts = pairs.base_lengths.unique(return_counts=True)
         for length, count in zip((n_tokens + 1).tolist(), counts.tolist(), strict=True):
             self.rows_of_length[length] = self.rows_of_length.get(length, 0) + count
@@ -69,6 +76,7 @@ class Counts:
             "rows": self.rows,
             "distinct_inputs": self.distinct_inputs,
             "label_changes": self.label_changes,
+            "longer": self.longer,
             "rows_of_length": {str(length): self.rows_of_length[length] for length in sorted(self.rows_of_length)},
             "exercised": self.exercised,
         }
@@ -107,8 +115,6 @@ class CounterfactualPairs:
         self.split: Split = split
         self.seed = seed
         self.counts = Counts()
-        self.length_only: list[Edge] = []
-        """Varying edges that carry what follows from the length: no pair of equally long inputs exercises them."""
         self._sampler = PairSampler(case, seed=f"dataset {seed}", split=split)
 
     @cached_property
@@ -116,20 +122,25 @@ class CounterfactualPairs:
         """The varying edges of the case's circuit."""
         return self.case.circuit.of_kind("varying")
 
+    @cached_property
+    def length_only(self) -> list[Edge]:
+        """Those of them that carry what follows from the length: no pair of equally long inputs exercises them."""
+        return [edge for edge in self.edges if edge in edges_of_length(self.case)]
+
     def chunks(self, n_rows: int) -> Iterator[Pairs]:
         """`n_rows` pairs of a clean input (base) and its counterfactual (source), at most `CHUNK` at a time."""
-        self.counts, self.length_only = Counts(), []
+        self.counts = Counts()
         sampler = PairSampler(self.case, seed=f"dataset {self.seed} search", split=self.split)
         pools = (Pool(*sampler.inputs(CHUNK, number), self.case.max_len) for number in range(SEARCH_POOLS))
         first_pool = next(pools)
-        # The search tells which edges pairs of equal length can exercise at all, and finds a pair for each.
         found = self._search(chain([first_pool], pools))
+        goals = [edge for edge in found if edge not in self.length_only]
         turns = self._turns(first_pool)
         draw = 0
         for first in range(0, n_rows, CHUNK):
             lengths = turns[torch.arange(first, min(first + CHUNK, n_rows)) % len(turns)]
             pool, draw = self._pool(lengths, draw)
-            pairs = self._choose(pool.first_of(lengths), lengths, pool, list(found), self._generator("chunk", first))
+            pairs = self._choose(pool.first_of(lengths), lengths, pool, goals, self._generator("chunk", first))
             if first == 0:
                 pairs = _planted(pairs, list(found.values()))
             exercises = changes_output(self.case, pairs, self.edges)
@@ -170,29 +181,41 @@ class CounterfactualPairs:
                 return pool, draw
             size = max(size // 4, 64)
 
-    def _draw(self, base: Tensor, lengths: Tensor, pool: Pool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A counterfactual for each base, and whether it is one: an input of the split that is not the base.
+    def _longer(self, lengths: Tensor, goals: Tensor) -> Tensor:
+        """Which rows should have a longer counterfactual: those whose goal needs it, if there are longer inputs."""
+        return torch.isin(goals, self._places(self.length_only)) & (lengths < self.case.max_len - 1)
 
-        An independent input, or the base with one token, a quarter or half of its tokens taken from such an input.
+    def _draw(
+        self, base: Tensor, lengths: Tensor, longer: Tensor, pool: Pool, generator: torch.Generator
+    ) -> tuple[Pairs, Tensor]:
+        """Each base with a counterfactual, and whether it is one: an input of the split that is not the base.
+
+        An independent input, or the base with one token, a quarter or half of its tokens taken from such an input;
+        what lies beyond the base's end is the independent input's.
         """
         n_rows, width = base.shape
-        source = base.clone()
+        source, source_lengths = base.clone(), lengths.clone()
+        if bool(longer.any()):
+            more = (torch.rand(n_rows, generator=generator) * (self.case.max_len - 1 - lengths)).long() + 1
+            source_lengths = torch.where(longer, lengths + more, lengths)
         open_ = torch.arange(n_rows)
         for _ in range(_RETRIES):
-            other = pool.any_of(lengths[open_], generator)
+            other = pool.any_of(source_lengths[open_], generator)
             share = torch.tensor([2.0, 0.5, 0.25, -1.0])[torch.randint(4, (len(open_),), generator=generator)]
             taken = torch.rand(len(open_), width, generator=generator) < share[:, None]
             place = (torch.rand(len(open_), generator=generator) * lengths[open_]).long()
             taken |= (torch.arange(width) == place[:, None]) & (share < 0)[:, None]
+            taken |= ~_there(base[open_], lengths[open_])
             made = torch.where(taken, other, base[open_])
-            good = (made != base[open_]).any(-1) & in_split(self.case, made, lengths[open_], self.split)
+            good = longer[open_] | (made != base[open_]).any(-1)
+            good &= in_split(self.case, made, source_lengths[open_], self.split)
             source[open_[good]] = made[good]
             open_ = open_[~good]
             if not len(open_):
                 break
         valid = torch.ones(n_rows, dtype=torch.bool)
         valid[open_] = False
-        return source, valid
+        return Pairs(base, lengths, source, source_lengths), valid
 
     # -- measuring -----------------------------------------------------------------------------------------------------
 
@@ -222,18 +245,23 @@ class CounterfactualPairs:
         places = self._places(goals or list(self.case.circuit)[:1])
         goal = places[torch.randint(len(places), (len(base),), generator=generator)]
         plain = torch.rand(len(base), generator=generator) < 1 / PLAIN
-        source, score = base.clone(), torch.full((len(base),), -1)
+        if self.length_only:
+            needy = self._places(self.length_only)
+            taken = torch.rand(len(base), generator=generator) < 1 / LONGER
+            goal = torch.where(taken, needy[torch.randint(len(needy), (len(base),), generator=generator)], goal)
+        longer = self._longer(lengths, goal)
+        source, source_lengths, score = base.clone(), lengths.clone(), torch.full((len(base),), -1)
         for _ in range(ROUNDS):
             # 3 changes the output and exercises the goal, 2 and 1 do one of the two, 0 neither, -1 is none yet.
             open_ = torch.where(plain, score < 0, score < 3).nonzero()[:, 0]
             if not len(open_):
                 break
-            made, valid = self._draw(base[open_], lengths[open_], pool, generator)
-            pairs = Pairs(base[open_], lengths[open_], made, lengths[open_])
+            pairs, valid = self._draw(base[open_], lengths[open_], longer[open_], pool, generator)
             changed, exercised = self._measure(pairs, goal[open_])
             new = torch.where(valid, 2 * changed.long() + exercised.long(), -1)
             better = new > score[open_]
-            source[open_[better]] = made[better]
+            source[open_[better]] = pairs.source[better]
+            source_lengths[open_[better]] = pairs.source_lengths[better]
             score[open_[better]] = new[better]
         if bool((score < 0).any()):
             length = int(lengths[score < 0][0]) + 1
@@ -241,23 +269,21 @@ class CounterfactualPairs:
                 f"case {self.case.id}: no counterfactual of length {length} found in the split {self.split!r}; its "
                 "sampler must draw at least two different inputs of every length"
             )
-        return Pairs(base, lengths, source, lengths)
+        return Pairs(base, lengths, source, source_lengths)
 
     def _search(self, pools: Iterable[Pool]) -> dict[Edge, Pairs]:
-        """A pair that exercises each varying edge, for those edges that some pair of equally long inputs exercises."""
+        """A pair that exercises each varying edge, for those edges for which there is one."""
         found: dict[Edge, Pairs] = {}
         generator = self._generator("search")
         open_ = list(self.edges)
         for pool in pools:
-            self.length_only += self._length_only(open_, pool)
-            open_ = [edge for edge in open_ if edge not in self.length_only]
             for _ in range(SEARCH_ROUNDS):
                 if not open_:
-                    return {edge: found[edge] for edge in self.edges if edge in found}
+                    return {edge: found[edge] for edge in self.edges}
                 places = self._places(open_)
                 goal = places[torch.randint(len(open_), (len(pool.lengths),), generator=generator)]
-                made, valid = self._draw(pool.tokens, pool.lengths, pool, generator)
-                pairs = Pairs(pool.tokens, pool.lengths, made, pool.lengths)
+                longer = self._longer(pool.lengths, goal)
+                pairs, valid = self._draw(pool.tokens, pool.lengths, longer, pool, generator)
                 hits = self._measure(pairs, goal)[1] & valid
                 for edge, place in zip(list(open_), places.tolist(), strict=True):
                     rows = (hits & (goal == place)).nonzero()[:, 0]
@@ -268,23 +294,25 @@ class CounterfactualPairs:
         return {edge: found[edge] for edge in self.edges if edge in found}
 
     def _places(self, edges: list[Edge]) -> Tensor:
-        return torch.tensor([self.case.high_level.edge_index[edge] for edge in edges])
+        return torch.tensor([self.case.high_level.edge_index[edge] for edge in edges], dtype=torch.long)
 
-    def _length_only(self, edges: list[Edge], pool: Pool) -> list[Edge]:
-        """The edges whose carried value depends, for all inputs of a pool, on length and position alone."""
-        graph, node_of = self.case.graph, self.case.alignment.node_of
-        carried = {edge: set[str]() for edge in edges}
-        carried[Edge(node_of[graph.output.name], LOGITS)] = {graph.output.name}
-        for variable in graph.variables:
-            for read in variable.reads:
-                edge = Edge(node_of[read.variable], node_of[variable.name], read.slot)
-                carried.setdefault(edge, set()).add(read.variable)
-        values = self.case.high_level.run(pool.tokens, pool.lengths)
-        there = _there(pool.tokens, pool.lengths)
-        # Every input against the first of its length.
-        first = pool.starts[pool.lengths]
-        alike = {name for name, codes in values.items() if not bool(((codes != codes[first]) & there).any())}
-        return [edge for edge in edges if carried[edge] <= alike]
+
+def edges_of_length(case: "Case") -> set[Edge]:
+    """The edges along which no token's influence travels: what they carry follows from length and position."""
+    graph, node_of = case.graph, case.alignment.node_of
+    of_tokens: set[str] = set()
+    carried = {Edge(node_of[graph.output.name], LOGITS): {graph.output.name}}
+    for variable in graph.variables:
+        is_head = variable.kind in ("fraction", "aggregate")
+        # Keys and queries say nothing to a head that selects the same whatever they are, as does the head of a length.
+        deaf = ("k", "q") if is_head and case.high_level.selects_alike(variable) else ()
+        heard = {read.variable for read in variable.reads if read.slot not in deaf}
+        if variable.kind == "tokens" or (heard & of_tokens and len(variable.classes) > 1):
+            of_tokens.add(variable.name)
+        for read in variable.reads:
+            edge = Edge(node_of[read.variable], node_of[variable.name], read.slot)
+            carried.setdefault(edge, set()).add(read.variable)
+    return {edge for edge, names in carried.items() if not names & of_tokens}
 
 
 def _there(tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -298,6 +326,7 @@ def _planted(pairs: Pairs, extra: list[Pairs]) -> Pairs:
     for pair in extra:
         rows = (free & (pairs.base_lengths == pair.base_lengths)).nonzero()[:, 0]
         if len(rows):
-            pairs.base[rows[0]], pairs.source[rows[0]] = pair.base[0], pair.source[0]
+            for part, value in zip(tuple(pairs), tuple(pair), strict=True):
+                part[rows[0]] = value[0]
             free[rows[0]] = False
     return pairs

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from interpbench_hub.cases.case import Case
     from interpbench_hub.cases.pairs import Split
 
-FORMAT = 1
+FORMAT = 2
 """Version of the columns and of how rows are drawn; files of another format are built again."""
 GENERATED = "<!-- Written by dataset_builders; a build writes it anew. -->"
 """Stands in every card, so that no other README is overwritten."""

@@ -35,6 +35,7 @@ TOLERANCE = 0.05
 """Largest error of a correct regression output."""
 CONFIDENCE = 0.99
 
+_RULES = {"threshold": THRESHOLD, "tolerance": TOLERANCE, "confidence": CONFIDENCE}
 _ROW_COLUMNS = ("name", "ablation", "count", "correct", "lower_bound")
 _EFFECT_COLUMNS = ("name", "count", "changed", "predicted")
 
@@ -156,7 +157,7 @@ class Certificate:
         for item in fields(self):
             if item.name not in (*SECTIONS, "effect"):
                 data[item.name] = getattr(self, item.name)
-        data |= {"threshold": THRESHOLD, "tolerance": TOLERANCE, "confidence": CONFIDENCE}
+        data |= _RULES
         for section in SECTIONS:
             rows = [[e.name, e.ablation, e.count, e.correct, round(e.lower_bound, 6)] for e in getattr(self, section)]
             data[section] = {"columns": list(_ROW_COLUMNS), "rows": rows}
@@ -175,17 +176,27 @@ class Certificate:
                 raise CheckpointError(
                     f"certificate has schema_version {data['schema_version']!r}; this package reads {SCHEMA_VERSION}"
                 )
-            plain = {f.name: data[f.name] for f in fields(cls) if f.name not in (*SECTIONS, "effect")}
-            sections = {s: tuple(Entry(*row[:4]) for row in data[s]["rows"]) for s in SECTIONS}
-            effect = tuple(Effect(*row) for row in data["effect"]["rows"])
-            certificate = cls(**plain, **sections, effect=effect)
+            content: dict[str, Any] = {f.name: data[f.name] for f in fields(cls) if f.name not in (*SECTIONS, "effect")}
+            content |= {section: tuple(Entry(*row[:4]) for row in data[section]["rows"]) for section in SECTIONS}
+            certificate = cls(**content, effect=tuple(Effect(*row) for row in data["effect"]["rows"]))
             written = data["grade"]
+            bounds = [row[4] for section in SECTIONS for row in data[section]["rows"]]
+            rules = {name: data[name] for name in _RULES}
         except (KeyError, TypeError, IndexError) as error:
-            raise CheckpointError(f"not a certificate: {error!r}; write certificates with Certificate.to_dict") from error
-        for section, entry in certificate.entries():
+            raise CheckpointError(
+                f"not a certificate: {error!r}; write certificates with Certificate.to_dict"
+            ) from error
+        if rules != _RULES:
+            raise CheckpointError(f"certificate was measured by the rules {rules}; this package's are {_RULES}")
+        for (section, entry), bound in zip(certificate.entries(), bounds, strict=True):
             if not 0 <= entry.correct <= entry.count:
                 raise CheckpointError(
                     f"certificate entry {section} {entry.name}: {entry.correct} correct of {entry.count} cannot be"
+                )
+            if bound != round(entry.lower_bound, 6):
+                raise CheckpointError(
+                    f"certificate entry {section} {entry.name}: lower bound {bound} does not follow from "
+                    f"{entry.correct} correct of {entry.count}; measure it again"
                 )
         if written != certificate.grade:
             raise CheckpointError(

@@ -259,9 +259,7 @@ class Circuit:
     def with_effects(self, effects: Mapping[Edge, float]) -> "Circuit":
         """The same circuit with the measured effect of some edges."""
         edges = [replace(edge, effect=round(effects[edge], 6)) if edge in effects else edge for edge in self.edges]
-        return Circuit(
-            self.n_layers, self.n_heads, edges, self.roles, case=self.case, granularity=self.granularity
-        )
+        return Circuit(self.n_layers, self.n_heads, edges, self.roles, case=self.case, granularity=self.granularity)
 
     # -- other granularities -----------------------------------------------------------------------------------
 
@@ -324,9 +322,7 @@ class Circuit:
                 raise CheckpointError(
                     f"circuit has schema_version {data['schema_version']!r}; this package reads {SCHEMA_VERSION}"
                 )
-            roles = {
-                Node(item["name"]): Role(tuple(item["variables"]), item["meaning"]) for item in data["nodes"]
-            }
+            roles = {Node(item["name"]): Role(tuple(item["variables"]), item["meaning"]) for item in data["nodes"]}
             edges = [
                 Edge(Node(item["source"]), Node(item["target"]), item["slot"], item["kind"], item["effect"])
                 for item in data["edges"]

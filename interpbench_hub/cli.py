@@ -69,7 +69,9 @@ def show(case_id: Annotated[str, typer.Argument(metavar="CASE", help="A case's i
 @app.command()
 def train(
     case_id: Annotated[str, typer.Argument(metavar="CASE", help="A case's id, such as case_3.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<case>/<recipe>_<seed> if left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; runs/<case>/<recipe>_<seed> if left out.")
+    ] = None,
     seed: Seed = 0,
     recipe: Annotated[str, typer.Option(help="edge-siit, siit (per node) or behaviour.")] = "edge-siit",
     max_steps: Annotated[int | None, typer.Option(help="Steps after which training ends, whatever the grade.")] = None,

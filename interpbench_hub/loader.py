@@ -68,11 +68,13 @@ def load_model(
         CheckpointError: The folder is damaged.
         DownloadError: The Hub cannot be reached or refuses.
 
-    Example:
-        model = load_model("case_3")
-        logits, cache = model.run_with_cache(get_case("case_3").encode([["a", "x", "c"]]))
+    >>> from interpbench_hub import get_case, load_model
+    >>> model = load_model("case_3")
+    >>> logits, cache = model.run_with_cache(get_case("case_3").encode([["a", "x", "c"]]))
+    >>> cache["blocks.1.attn.hook_result"].shape[:3]  # [batch, pos, head, d_model]: what each head writes
+    torch.Size([1, 4, 4])
     """
-    device = _checked_device(device)
+    device = checked_device(device)
     dtype = _checked_dtype(dtype)
     folder = resolve(
         name_or_path,
@@ -91,6 +93,9 @@ def load_circuit(name_or_path: str | Path, **options: Unpack[HubOptions]) -> Cir
     """The circuit of a model: its edges, their kinds, and what each node is for.
 
     Takes the names and options of `load_model`, but for `device` and `dtype`, and raises the same errors.
+
+    >>> [str(edge) for edge in load_circuit("case_3").of_kind("varying")][:1]
+    ['embed->m0']
     """
     folder = resolve(name_or_path, files=(CONFIG_FILE, CIRCUIT_FILE), **options)
     # The plain data: building a TransformerConfig would import torch, which a circuit has no need of.
@@ -189,7 +194,7 @@ def to_hooked_transformer(
     return model.eval()
 
 
-def _checked_device(device: "torch.device | str") -> "torch.device":
+def checked_device(device: "torch.device | str") -> "torch.device":
     """The device, if this machine has it."""
     import torch
 

@@ -60,7 +60,7 @@ class EdgePatcher:
         assert head is not None and edge.slot is not None
         place = "qkv".index(edge.slot) * config.n_heads + head
         changed = model.project_slot(self._resid_pre[layer] + delta, layer, place)
-        slots = [self._qkv[layer][slot * config.n_heads + head] for slot in range(3)]
-        slots["qkv".index(edge.slot)] = changed
-        written = model.head(*slots, layer, head, self._bias)
+        slots = {slot: self._qkv[layer][place * config.n_heads + head] for place, slot in enumerate("qkv")}
+        slots[edge.slot] = changed
+        written = model.head(slots["q"], slots["k"], slots["v"], layer, head, self._bias)
         return self._resid_mid[layer] + written - self.base.senders[config.senders_before(layer) + head]

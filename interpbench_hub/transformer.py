@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interpbench_hub.circuit import Circuit, Edge, Node, Slot, all_edges, all_nodes
+from interpbench_hub.circuit import SLOTS, Circuit, Edge, Node, Slot, all_edges, all_nodes
 from interpbench_hub.errors import CheckpointError, SettingError
 
 _ACTIVATIONS = {
@@ -91,7 +91,7 @@ class TransformerConfig:
         slots: list[tuple[Node, Slot | None]] = []
         for layer in range(self.n_layers):
             heads = [Node.of_head(layer, head) for head in range(self.n_heads)]
-            slots += [(head, slot) for slot in ("q", "k", "v") for head in heads]
+            slots.extend((head, slot) for slot in SLOTS for head in heads)
             slots.append((Node.of_mlp(layer), None))
         return (*slots, (Node("logits"), None))
 
@@ -272,7 +272,7 @@ class Transformer:
         last = len(config.receivers) - 1
         return self.unembed(resid + exchanged(last, last + 1, delta.shape[0])[0])
 
-    # -- pieces of a layer, for those who put forward passes together themselves -----------------------------------------
+    # -- pieces of a layer, for those who put forward passes together themselves ---------------------------------------
 
     def attention_bias(self, width: int, lengths: Tensor | None) -> Tensor | None:
         """0 where a query may attend, -inf elsewhere: broadcastable to [head, row, query, key]."""
@@ -368,6 +368,7 @@ def check_state(state: Mapping[str, Tensor], config: TransformerConfig) -> None:
             )
         if not tensor.is_floating_point():
             raise CheckpointError(f"parameter {name} has type {tensor.dtype}; weights are floating-point numbers")
-        if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"parameter {name} holds NaN or infinity; such a model cannot be run")
-
+    # One look at all parameters; which of them is at fault matters only if one is.
+    if not math.isfinite(sum(float(tensor.detach().abs().sum(dtype=torch.float64)) for tensor in state.values())):
+        name = next((name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())), "one")
+        raise CheckpointError(f"parameter {name} holds NaN or infinity; such a model cannot be run")

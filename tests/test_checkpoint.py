@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from interpbench_hub import checkpoint as checkpoint_module
+from interpbench_hub.certificate import clopper_pearson_lower
 from interpbench_hub.checkpoint import (
     Checkpoint,
     CheckpointConfig,
@@ -260,11 +261,24 @@ def test_a_flipped_bit_contradicts_the_certificate(certified_folder):
 
 def test_a_better_grade_written_by_hand_is_refused(certified_folder):
     def cheat(data):
-        data["behaviour"]["rows"][0][3] = 5
+        row = data["behaviour"]["rows"][0]
+        row[3], row[4] = 5, round(clopper_pearson_lower(5, row[2]), 6)
         assert data["grade"] == "path"
 
     edit(certified_folder / CERTIFICATE_FILE, cheat)
     with pytest.raises(CheckpointError, match="says grade 'path', its entries give 'none'"):
+        load_checkpoint(certified_folder)
+
+
+def test_a_bound_that_does_not_follow_is_refused(certified_folder):
+    edit(certified_folder / CERTIFICATE_FILE, lambda data: data["behaviour"]["rows"][0].__setitem__(4, 0.5))
+    with pytest.raises(CheckpointError, match=r"lower bound 0\.5 does not follow"):
+        load_checkpoint(certified_folder)
+
+
+def test_a_certificate_by_other_rules_is_refused(certified_folder):
+    edit(certified_folder / CERTIFICATE_FILE, lambda data: data.update(threshold=0.5))
+    with pytest.raises(CheckpointError, match="threshold"):
         load_checkpoint(certified_folder)
 
 

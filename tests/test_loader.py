@@ -1,5 +1,6 @@
 """Loading by name: the same numbers in TransformerLens, errors before work, and a door that opens quickly."""
 
+import doctest
 import json
 import re
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 import torch
 
 import interpbench_hub
-from interpbench_hub import hub, load_certificate, load_circuit, load_model
+from interpbench_hub import checkpoint as checkpoint_module
+from interpbench_hub import drawing, hub, load_certificate, load_circuit, load_model, loader, validation
 from interpbench_hub.cases import get_case
 from interpbench_hub.checkpoint import Vocab, load_checkpoint, save_checkpoint
 from interpbench_hub.constants import CERTIFICATE_FILE, CIRCUIT_FILE, CONFIG_FILE, WEIGHTS_FILE
@@ -239,6 +241,13 @@ def test_an_unknown_public_name_is_an_attribute_error():
 def test_every_public_name_is_documented():
     for name in interpbench_hub.__all__:
         assert (getattr(interpbench_hub, name).__doc__ or "").strip(), name
+
+
+@pytest.mark.parametrize("module", [validation, checkpoint_module, hub, loader, drawing])
+def test_the_examples_in_the_docstrings_run(module):
+    results = doctest.testmod(module)
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 def in_a_new_process(code: str) -> str:

@@ -407,6 +407,12 @@ def test_a_state_dict_is_a_copy_that_can_be_loaded():
     assert all(torch.equal(state[name], before[name]) for name in before)
 
 
+def test_weights_that_require_gradients_can_be_loaded():
+    model, other = random_model(DEEP[1], seed=1), random_model(DEEP[1], seed=2)
+    other.load_state_dict({name: torch.nn.Parameter(tensor) for name, tensor in model.state_dict().items()})
+    assert torch.equal(other.flat, model.flat)
+
+
 def test_a_seed_decides_the_initial_weights():
     first, again, other = (Transformer(DEEP[1], seed=seed) for seed in (3, 3, 4))
     assert torch.equal(first.flat, again.flat)

@@ -100,9 +100,7 @@ class PairSampler:
         rng = random.Random(seed)
         shortest, longest = case.min_len - 1, case.max_len - 1
         base_lengths = torch.randint(shortest, longest + 1, (n_pairs,), generator=generator)
-        source_lengths = (
-            base_lengths + (torch.rand(n_pairs, generator=generator) * (longest + 1 - base_lengths)).long()
-        )
+        source_lengths = base_lengths + (torch.rand(n_pairs, generator=generator) * (longest + 1 - base_lengths)).long()
         # Half of the sources have their base's length: the difference in length is one difference among others.
         same = torch.rand(n_pairs, generator=generator) < 0.5
         source_lengths = torch.where(same, base_lengths, source_lengths)

@@ -1,6 +1,6 @@
 """The RASP language, its evaluator and its compilers.
 
-    from interpbench_hub.rasp import Comparison, Map, Select, Aggregate, numerical, tokens, indices
+from interpbench_hub.rasp import Comparison, Map, Select, Aggregate, numerical, tokens, indices
 """
 
 from interpbench_hub.rasp.language import Aggregate as Aggregate

@@ -43,7 +43,9 @@ def in_order(program: rasp.SOp) -> list[rasp.SOp]:
         stack.append((sop, True))
         for child in reversed(sop.children):
             if id(child) in open_ and id(child) not in done:
-                raise ProgramError(f"variable {child.name!r} reads itself through {sop.name!r}; a program has no cycles")
+                raise ProgramError(
+                    f"variable {child.name!r} reads itself through {sop.name!r}; a program has no cycles"
+                )
             stack.append((child, False))
     return order
 
@@ -61,9 +63,7 @@ def apply(sop: rasp.Map | rasp.SequenceMap, *arguments: Value) -> Value:
         raise ProgramError(f"variable {sop.name!r}: its function fails on {given}: {error!r}") from error
 
 
-def _values(
-    sop: rasp.SOp, tokens: list[Value], known: dict[rasp.SOp, list[Value]], causal: bool
-) -> list[Value]:
+def _values(sop: rasp.SOp, tokens: list[Value], known: dict[rasp.SOp, list[Value]], causal: bool) -> list[Value]:
     match sop:
         case rasp.Tokens():
             return tokens
@@ -77,9 +77,7 @@ def _values(
             return [apply(sop, x, y) for x, y in zip(known[sop.first], known[sop.second], strict=True)]
         case rasp.Aggregate():
             values = known[sop.sop]
-            return [
-                _aggregate(sop, [values[key] for key in keys]) for keys in _selected(sop.selector, known, causal)
-            ]
+            return [_aggregate(sop, [values[key] for key in keys]) for keys in _selected(sop.selector, known, causal)]
         case rasp.SelectorWidth():
             return [len(keys) for keys in _selected(sop.selector, known, causal)]
     raise ProgramError(f"{sop!r} is not part of the RASP language; build programs from interpbench_hub.rasp")

@@ -6,6 +6,7 @@ are folded into whatever reads them. Knows nothing of layers, heads or batches.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,6 +79,14 @@ class Variable:
     @cached_property
     def code_of(self) -> dict[Value, int]:
         return {value: code for code, value in enumerate((*self.values, None))}
+
+    def code(self, value: Value) -> int:
+        """The code of a value; of a number, that of the nearest one: sums differ by rounding errors."""
+        if value is None or self.encoding == "categorical":
+            return self.code_of[value]
+        above = bisect_left(self.values, value)
+        near = range(max(above - 1, 0), min(above + 1, len(self.values)))
+        return min(near, key=lambda code: abs(self.values[code] - value))
 
     def read_in(self, slot: Slot | None) -> str | None:
         """Name of the variable read in a slot, None if the slot holds a constant."""
@@ -249,7 +258,11 @@ class _Builder:
     ) -> Variable:
         name = name or self.names[sop]
         encoding = encoding or sop.encoding
-        values = _value_set(values, name, ordered=kind in ("tokens", "indices"))
+        # Inputs keep the vocabulary's order, and what merely passes values on keeps theirs: codes stay the same.
+        keeps_order = kind in ("tokens", "indices") or (kind == "aggregate" and encoding == "categorical")
+        values = _value_set(values, name, keeps_order)
+        if encoding == "numerical" and not keeps_order:
+            values = _without_near_copies(values)
         text = text or expression(sop, self.names)
         if encoding == "numerical":
             if may_be_undefined:
@@ -409,7 +422,7 @@ def _identity(value: Value) -> Value:
     return value
 
 
-def _value_set(values: Iterable[Value], name: str, *, ordered: bool) -> tuple[Value, ...]:
+def _value_set(values: Iterable[Value], name: str, keeps_order: bool) -> tuple[Value, ...]:
     try:
         unique = dict.fromkeys(values)
     except TypeError as error:
@@ -421,21 +434,33 @@ def _value_set(values: Iterable[Value], name: str, *, ordered: bool) -> tuple[Va
         )
     if not unique:
         raise ProgramError(f"variable {name!r} is undefined for every input")
-    return tuple(unique) if ordered else tuple(sorted(unique, key=value_order))
+    return tuple(unique) if keeps_order else tuple(sorted(unique, key=value_order))
+
+
+def _without_near_copies(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Ascending numbers without those that differ from another by a rounding error; of such, the roundest stays."""
+    if not all(isinstance(value, int | float) for value in values):
+        return values
+    groups: dict[float, Value] = {}
+    for value in values:
+        # Adding 0.0 turns -0.0 into 0.0.
+        key = round(value, 9) + 0.0
+        if key not in groups or abs(value - key) < abs(groups[key] - key):
+            groups[key] = value
+    return tuple(sorted(groups.values()))
 
 
 def _means(values: Sequence[Value], most: int, name: str) -> list[float]:
     """Means of one to `most` of the values."""
-    sums = {0}
+    sums: dict[float, float] = {0.0: 0.0}
     means: dict[float, float] = {}
     for count in range(1, most + 1):
-        # Rounding joins sums that differ by the order of additions only.
-        sums = {round(total + value, 9) for total in sums for value in values}
-        means.update((round(total / count, 12), total / count) for total in sums)
+        # Rounded keys join sums that differ by the order of additions only.
+        sums = {round(total + value, 9): total + value for total in sums.values() for value in values}
+        means.update((round(total / count, 9), total / count) for total in sums.values())
         if len(means) > MAX_VALUES:
             raise ProgramError(
                 f"variable {name!r} has more than {MAX_VALUES} possible means of {len(values)} values; average fewer "
                 "distinct values"
             )
     return list(means.values())
-

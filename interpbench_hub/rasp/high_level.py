@@ -18,6 +18,9 @@ from interpbench_hub.rasp.graph import Graph, Read, Variable
 Values = dict[str, Tensor]
 """Codes of every variable: LongTensor [batch, pos] each, BOS not among the positions."""
 
+_Slots = dict[Slot | None, Tensor]
+"""Codes a head reads, by slot; a slot that holds a constant is not among them."""
+
 _CHUNK = 4_000_000
 """Most (key, query) pairs looked up at a time, so that memory stays small on large batches."""
 
@@ -106,13 +109,13 @@ class HighLevelModel:
                     arguments = [value(variable, read) for read in variable.reads]
                     values[variable.name] = _look_up(self._tables[variable.name], arguments)
                 case _:
-                    slots = {read.slot: value(variable, read) for read in variable.reads}
+                    slots: _Slots = {read.slot: value(variable, read) for read in variable.reads}
                     values[variable.name] = self._attend(variable, slots, valid)
         return values
 
     # -- heads -------------------------------------------------------------------------------------------------------
 
-    def _attend(self, variable: Variable, slots: dict[Slot | None, Tensor], valid: Tensor) -> Tensor:
+    def _attend(self, variable: Variable, slots: _Slots, valid: Tensor) -> Tensor:
         selector = (variable.read_in("k"), variable.read_in("q"))
         if all(name is None or self.graph[name].is_positional for name in selector):
             return self._attend_by_position(variable, slots, valid)
@@ -124,12 +127,12 @@ class HighLevelModel:
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _attend_by_position(self, variable: Variable, slots: dict[Slot | None, Tensor], valid: Tensor) -> Tensor:
+    def _attend_by_position(self, variable: Variable, slots: _Slots, valid: Tensor) -> Tensor:
         """A head whose selector looks at positions only: the same (query, key) pairs in every row."""
         batch, width = valid.shape
         zero = valid.new_zeros((1, width), dtype=torch.long)
         k, q = slots.get("k", zero)[0], slots.get("q", zero)[0]
-        chosen = _look_up(self._tables[variable.name], [k[None, :], q[:, None]]) == 1
+        chosen = (_look_up(self._tables[variable.name], [k[None, :], q[:, None]]) == 1).expand(width, width)
         if self.graph.causal:
             chosen = chosen.tril()
         weights = chosen.to(torch.float64).T
@@ -150,12 +153,12 @@ class HighLevelModel:
         only = chosen.int().argmax(-1)
         return torch.where(count > 0, codes[:, only], variable.undefined)
 
-    def _attend_by_content(self, variable: Variable, slots: dict[Slot | None, Tensor], valid: Tensor) -> Tensor:
+    def _attend_by_content(self, variable: Variable, slots: _Slots, valid: Tensor) -> Tensor:
         """A head whose selector compares what keys and queries hold."""
         batch, width = valid.shape
         zero = valid.new_zeros((1, 1), dtype=torch.long)
         k, q = slots.get("k", zero), slots.get("q", zero)
-        selected = _look_up(self._tables[variable.name], [k[:, None, :], q[:, :, None]])
+        selected = _look_up(self._tables[variable.name], [k[:, None, :], q[:, :, None]]).expand(batch, width, width)
         chosen = (selected == 1) & valid[:, None, :]
         if self.graph.causal:
             chosen &= torch.ones(width, width, dtype=torch.bool, device=valid.device).tril()
@@ -209,9 +212,7 @@ def _table(graph: Graph, variable: Variable) -> Tensor:
         assert variable.function is not None
         inputs = [graph[read.variable] for read in variable.reads]
         table = torch.full([len(v.values) + 2 for v in inputs], len(variable.values) + 1)
-        flat = [
-            variable.code_of[variable.function(*values)] for values in product(*((*v.values, None) for v in inputs))
-        ]
+        flat = [variable.code(variable.function(*values)) for values in product(*((*v.values, None) for v in inputs))]
         table[tuple(slice(-1) for _ in inputs)] = torch.tensor(flat).reshape([len(v.values) + 1 for v in inputs])
         return table
     assert variable.selects is not None

@@ -107,7 +107,9 @@ class SOp:
 
     __hash__ = object.__hash__
 
-    def _binary(self, other: object, function: Callable[[Value, Value], Value], symbol: str, swap: bool = False) -> "SOp":
+    def _binary(
+        self, other: object, function: Callable[[Value, Value], Value], symbol: str, swap: bool = False
+    ) -> "SOp":
         if isinstance(other, SOp):
             return SequenceMap(function, self, other, text=f"x {symbol} y")
         if swap:

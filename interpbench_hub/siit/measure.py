@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.kinds import changes_output
-from interpbench_hub.cases.pairs import Pairs, PairSampler, all_inputs, count_pairs, is_split, pair_places
+from interpbench_hub.cases.pairs import Pairs, PairSampler, Split, all_inputs, count_pairs, is_split, pair_places
 from interpbench_hub.certificate import ABLATIONS, Ablation, Certificate, Effect, Entry, Section
 from interpbench_hub.patching import EdgePatcher
 from interpbench_hub.siit.interventions import EdgeSpace
@@ -48,8 +47,9 @@ class _Tally:
 class Measurement:
     """One model of one case under measurement: each method adds the entries of its part on the pairs it is given."""
 
-    def __init__(self, case: Case, model: Transformer, *, seed: int = 0, split: Literal["test", "train"] = "test"):
-        self.case, self.model, self.seed, self.split = case, model, seed, split
+    def __init__(self, case: Case, model: Transformer, *, seed: int = 0, split: Split = "test"):
+        self.case, self.model, self.seed = case, model, seed
+        self.split: Split = split
         self.device = model.device
         self.high_level = case.high_level if self.device.type == "cpu" else case.high_level.to(self.device)
         self.space = EdgeSpace(case, model.config, self.device)
@@ -94,9 +94,7 @@ class Measurement:
     def _masked(self, run: PairRun, edges: Tensor, ablation: Ablation) -> Tensor:
         """Logits when the same set of edges [edge] is replaced in every row."""
         mask = self.space.to_mask(edges[None]).expand(run.n_pairs, -1, -1)
-        return self.model.interchange(
-            run.base.senders, self._replacement(run, ablation), mask, run.base_lengths
-        )
+        return self.model.interchange(run.base.senders, self._replacement(run, ablation), mask, run.base_lengths)
 
     # -- what is measured ----------------------------------------------------------------------------------------------
 
@@ -168,7 +166,9 @@ class Measurement:
         for pairs in batches:
             run = PairRun(self.case, self.high_level, self.model, pairs)
             target = run.base_codes, run.base_there
-            replacements = {ablation: self._replacement(run, ablation) for ablation in ABLATIONS}
+            replacements: dict[Ablation, Tensor] = {
+                ablation: self._replacement(run, ablation) for ablation in ABLATIONS
+            }
             for node in self.space.outside_nodes:
                 edges = self.space.out_of(node)
                 for ablation in ABLATIONS:

@@ -25,6 +25,7 @@ from interpbench_hub.circuit import Circuit
 from interpbench_hub.constants import CIRCUIT_FILE, CONFIG_FILE, TRAINING_STATE_FILE, WEIGHTS_FILE
 from interpbench_hub.errors import SettingError
 from interpbench_hub.hub import HubOptions, resolve
+from interpbench_hub.loader import checked_device
 from interpbench_hub.siit.measure import Progress, measure
 from interpbench_hub.siit.recipe import Recipe, get_recipe
 from interpbench_hub.siit.sizes import transformer_config
@@ -82,7 +83,12 @@ def train(
 
 
 def certify(
-    name_or_path: str | Path, *, seed: int = 0, device: str = "cpu", progress: Progress | None = None, **hub: Unpack[HubOptions]
+    name_or_path: str | Path,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    **hub: Unpack[HubOptions],
 ) -> Certificate:
     """Measure a model's certificate anew from its weights; nothing is written.
 
@@ -100,12 +106,12 @@ def certify(
     with one_thread():
         model = Transformer(checkpoint.config.transformer, device=device)
         model.load_state_dict(checkpoint.weights)
-        return measure(
-            case, model, weights_sha256=weights_digest(checkpoint.weights), seed=seed, progress=progress
-        )
+        return measure(case, model, weights_sha256=weights_digest(checkpoint.weights), seed=seed, progress=progress)
 
 
-def certify_folder(folder: str | Path, *, seed: int = 0, device: str = "cpu", progress: Progress | None = None) -> Certificate:
+def certify_folder(
+    folder: str | Path, *, seed: int = 0, device: str = "cpu", progress: Progress | None = None
+) -> Certificate:
     """Measure a checkpoint folder's certificate and write it, and the circuit's measured effects, into the folder."""
     folder = Path(folder)
     certificate = certify(folder, seed=seed, device=device, progress=progress)
@@ -121,18 +127,6 @@ def measured_circuit(case: Case, certificate: Certificate) -> Circuit:
     """The case's circuit with the effects a certificate measured."""
     effects = {effect.name: effect.share for effect in certificate.effect}
     return case.circuit.with_effects({edge: effects[str(edge)] for edge in case.circuit if str(edge) in effects})
-
-
-def checked_device(device: str) -> torch.device:
-    """The torch device of that name; raises `SettingError` if this machine has none."""
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise SettingError(
-            f"device {device!r} does not exist here ({str(error).splitlines()[0]}); use 'cpu', or one torch can see"
-        ) from error
-    return found
 
 
 def _is_finished(folder: Path, trainer: Trainer) -> bool:
