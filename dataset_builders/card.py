@@ -51,7 +51,8 @@ by a pair if the output changes when the edge alone carries the counterfactual's
 program)."""
 
 _USING_LONGER = f"""\
-To patch a row with a longer counterfactual, take what the counterfactual's first `length` positions hold, `{BOS}`
+Such a counterfactual is an independent input, or the clean one with tokens changed and others appended. To patch with
+it, take what the counterfactual's first `length` positions hold, `{BOS}`
 counted; whether the output differs was counted at these positions, too. To leave these rows out:
 
 ```python
@@ -98,9 +99,9 @@ def folder_card(found: Sequence[Records]) -> str:
     )
     with_longer = [records for records in found if _longer_rows(records)]
     longer = (
-        f"In {len(with_longer)} of the {len(found)} cases some edges carry what follows from the length of the input "
-        "alone, so that no pair of equal length can exercise them: there a few rows, counted in the table below, have "
-        f"a counterfactual that is longer than the clean input. {_USING_LONGER}"
+        f"In {len(with_longer)} of the {len(found)} cases some edges carry what follows from the length of the input, "
+        "not from its tokens, so that no pair of equal length can exercise them: there a few rows, counted in the "
+        f"table below, have a counterfactual that is longer than the clean input.\n{_USING_LONGER}"
     )
     sections = [
         _yaml([(case_id, f"{case_id}/") for case_id in ids], total, "InterpBench Hub: inputs and counterfactuals"),
@@ -152,7 +153,7 @@ def _share(part: int, whole: int) -> str:
 
 def _counterfactuals(longer: int) -> str:
     where = ", but for a few rows in which it is longer (see below)" if longer else ""
-    return f"Every row can be patched: the counterfactual has the length of the clean input{where}. {_COUNTERFACTUALS}"
+    return f"Every row can be patched: the counterfactual has the length of the clean input{where}.\n{_COUNTERFACTUALS}"
 
 
 def _longer_rows(records: Records) -> int:
@@ -281,8 +282,8 @@ def _longer(records: Records) -> str:
     them = "this edge" if len(edges) == 1 else "these edges"
     return (
         f"{_share(longer, total)} of the rows ({by_split}) have a counterfactual that is longer than the clean input. "
-        f"What is carried along {_listed(edges)} follows from the length of the input alone, so that no pair of equal "
-        f"length can exercise {them}. {_USING_LONGER}"
+        f"What is carried along {_listed(edges)} follows from the length of the input, not from its tokens, so that no "
+        f"pair of equal length can exercise {them}.\n{_USING_LONGER}"
     )
 
 

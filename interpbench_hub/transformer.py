@@ -138,7 +138,8 @@ class Transformer:
     """Parameters under TransformerLens names and the two forward passes, plain and with edges exchanged.
 
     All parameters are views of `flat`, one vector, and their gradients of `flat.grad`, so that an optimiser step is a
-    handful of operations however many parameters there are.
+    handful of operations however many parameters there are. q, k and v of a layer lie side by side in it and enter a
+    forward pass as one tensor.
     """
 
     def __init__(self, config: TransformerConfig, *, seed: int = 0, device: torch.device | str = "cpu") -> None:
@@ -147,27 +148,38 @@ class Transformer:
         self.flat = torch.nn.Parameter(torch.zeros(sum(sizes.values()), device=device))
         self.flat.grad = torch.zeros_like(self.flat)
         self.parameters: dict[str, Tensor] = {}
+        """Every parameter under its TransformerLens name, as a view of `flat`."""
+        self._leaves: dict[str, Tensor] = {}
         start = 0
         for name, shape in config.parameter_shapes.items():
-            view = self.flat.data[start : start + sizes[name]].view(shape).requires_grad_()
-            view.grad = self.flat.grad[start : start + sizes[name]].view(shape)
-            self.parameters[name] = view
-            start += sizes[name]
+            stop = start + sizes[name]
+            self.parameters[name] = self.flat.data[start:stop].view(shape)
+            if name.endswith(("_Q", "_K")):
+                # Enters as a part of what ends with its layer's V, which comes right after.
+                start = stop
+                continue
+            first = start
+            if name.endswith("_V"):
+                first, shape = start - 2 * sizes[name], (3 * shape[0], *shape[1:])
+                name = name.removesuffix("_V") + "_QKV"
+            leaf = self.flat.data[first:stop].view(shape).requires_grad_()
+            leaf.grad = self.flat.grad[first:stop].view(shape)
+            self._leaves[name] = leaf
+            start = stop
         self._initialise(seed)
 
     def _initialise(self, seed: int) -> None:
         """Normal weights of deviation 0.8 / sqrt(fan in), zero biases."""
         # Drawn on the CPU whatever the device, so that a seed means the same weights everywhere.
         generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                kind = name.rsplit(".", 1)[1]
-                if kind == "w":
-                    parameter.fill_(1.0)
-                elif kind.startswith("W"):
-                    fan_in = self.config.d_model if kind in ("W_E", "W_pos") else parameter.shape[-2]
-                    drawn = torch.randn(parameter.shape, generator=generator) * (0.8 / math.sqrt(fan_in))
-                    parameter.copy_(drawn)
+        for name, parameter in self.parameters.items():
+            kind = name.rsplit(".", 1)[1]
+            if kind == "w":
+                parameter.fill_(1.0)
+            elif kind.startswith("W"):
+                fan_in = self.config.d_model if kind in ("W_E", "W_pos") else parameter.shape[-2]
+                drawn = torch.randn(parameter.shape, generator=generator) * (0.8 / math.sqrt(fan_in))
+                parameter.copy_(drawn)
 
     @property
     def device(self) -> torch.device:
@@ -179,14 +191,13 @@ class Transformer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """A copy of every parameter under its TransformerLens name."""
-        return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        return {name: parameter.clone() for name, parameter in self.parameters.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over weights; names and shapes must be exactly those of the configuration."""
         check_state(state, self.config)
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(state[name])
+        for name, parameter in self.parameters.items():
+            parameter.copy_(state[name])
 
     # -- forward -------------------------------------------------------------------------------------------------------
 
@@ -199,8 +210,8 @@ class Transformer:
         if width > self.config.n_ctx:
             raise SettingError(f"inputs have {width} positions; this transformer takes at most {self.config.n_ctx}")
         bias = self.attention_bias(width, lengths)
-        embed = F.embedding(tokens, self.parameters["embed.W_E"])
-        position = self.parameters["pos_embed.W_pos"][:width].expand(rows, width, -1)
+        embed = F.embedding(tokens, self._leaves["embed.W_E"])
+        position = self._leaves["pos_embed.W_pos"][:width].expand(rows, width, -1)
         written = [torch.stack([embed, position])]
         resid = embed + position
         for layer in range(self.config.n_layers):
@@ -242,7 +253,7 @@ class Transformer:
         [row, receivers, senders]. Only the first `senders_before(first_layer)` senders of `base` are read:
         what comes later is computed anew, so no edge into a layer before `first_layer` may be exchanged.
         """
-        config, p = self.config, self.parameters
+        config = self.config
         _, rows, width, d_model = replacement.shape
         bias = self.attention_bias(width, lengths)
         mask = edges.to(replacement.dtype)
@@ -250,27 +261,27 @@ class Transformer:
         own = base[:known]
         resid = own.sum(0)
         for layer in range(first_layer):
-            resid = resid + p[f"blocks.{layer}.attn.b_O"]
-        delta = replacement[:known] - own
+            resid = resid + self._leaves[f"blocks.{layer}.attn.b_O"]
+        # Split once: each slice of its own would cost a tensor of the full size in the backward pass.
+        parts = iter(replacement.split([known, *[config.n_heads, 1] * (config.n_layers - first_layer)]))
+        delta = next(parts) - own
 
-        def exchanged(start: int, stop: int, senders: int) -> Tensor:
+        def exchanged(start: int, stop: int) -> Tensor:
             """What the exchanged edges add to the inputs of receivers start .. stop: [receiver, row, pos, d]."""
-            mixed = torch.bmm(mask[:, start:stop, :senders], delta.flatten(2).transpose(0, 1))
+            mixed = torch.bmm(mask[:, start:stop, : len(delta)], delta.flatten(2).transpose(0, 1))
             return mixed.view(rows, stop - start, width, d_model).transpose(0, 1)
 
         for layer in range(first_layer, config.n_layers):
             at = layer * config.receivers_per_layer
             mlp_at = at + config.receivers_per_layer - 1
-            known = config.senders_before(layer)
-            heads = self.heads(self.project_each(resid + exchanged(at, mlp_at, known), layer), layer, bias)
+            heads = self.heads(self.project_each(resid + exchanged(at, mlp_at), layer), layer, bias)
             resid = self.add_heads(resid, heads, layer)
-            delta = torch.cat([delta, replacement[known : known + config.n_heads] - heads])
-            known += config.n_heads
-            mlp = self.mlp(resid + exchanged(mlp_at, mlp_at + 1, known)[0], layer)
+            delta = torch.cat([delta, next(parts) - heads])
+            mlp = self.mlp(resid + exchanged(mlp_at, mlp_at + 1)[0], layer)
             resid = resid + mlp
-            delta = torch.cat([delta, (replacement[known] - mlp)[None]])
+            delta = torch.cat([delta, next(parts) - mlp])
         last = len(config.receivers) - 1
-        return self.unembed(resid + exchanged(last, last + 1, delta.shape[0])[0])
+        return self.unembed(resid + exchanged(last, last + 1)[0])
 
     # -- pieces of a layer, for those who put forward passes together themselves ---------------------------------------
 
@@ -287,20 +298,19 @@ class Transformer:
 
     def project(self, resid: Tensor, layer: int) -> Tensor:
         """q, k, v of all heads from one shared input [row, pos, d]: [3 * head, row, pos, d_head]."""
-        p, at = self.parameters, f"blocks.{layer}.attn."
+        at = f"blocks.{layer}.attn."
         x = self._norm(resid, f"blocks.{layer}.ln1")
-        weight = torch.cat([p[f"{at}W_{c}"] for c in "QKV"]).transpose(0, 1).flatten(1)
-        offset = torch.cat([p[f"{at}b_{c}"] for c in "QKV"]).flatten()
+        weight = self._leaves[f"{at}W_QKV"].transpose(0, 1).flatten(1)
+        offset = self._leaves[f"{at}b_QKV"].flatten()
         rows, width, _ = x.shape
         projected = torch.addmm(offset, x.reshape(rows * width, -1), weight)
         return projected.view(rows, width, 3 * self.config.n_heads, -1).permute(2, 0, 1, 3)
 
     def project_each(self, inputs: Tensor, layer: int) -> Tensor:
         """q, k, v when every slot of every head has its own input [3 * head, row, pos, d]."""
-        p, at = self.parameters, f"blocks.{layer}.attn."
+        at = f"blocks.{layer}.attn."
         x = self._norm(inputs, f"blocks.{layer}.ln1")
-        weight = torch.cat([p[f"{at}W_{c}"] for c in "QKV"])
-        offset = torch.cat([p[f"{at}b_{c}"] for c in "QKV"])[:, None]
+        weight, offset = self._leaves[f"{at}W_QKV"], self._leaves[f"{at}b_QKV"][:, None]
         slots, rows, width, d_model = x.shape
         projected = torch.baddbmm(offset, x.reshape(slots, rows * width, d_model), weight)
         return projected.view(slots, rows, width, -1)
@@ -310,14 +320,13 @@ class Transformer:
 
         `place` counts the q of all heads, then their k, then their v.
         """
-        p, at = self.parameters, f"blocks.{layer}.attn."
-        slot, head = divmod(place, self.config.n_heads)
+        at = f"blocks.{layer}.attn."
         x = self._norm(inputs, f"blocks.{layer}.ln1")
-        return x @ p[f"{at}W_{'QKV'[slot]}"][head] + p[f"{at}b_{'QKV'[slot]}"][head]
+        return x @ self._leaves[f"{at}W_QKV"][place] + self._leaves[f"{at}b_QKV"][place]
 
     def head(self, q: Tensor, k: Tensor, v: Tensor, layer: int, head: int, bias: Tensor | None) -> Tensor:
         """What one head writes for its q, k and v [row, pos, d_head]: [row, pos, d_model]."""
-        return self._attend(q, k, v, bias) @ self.parameters[f"blocks.{layer}.attn.W_O"][head]
+        return self._attend(q, k, v, bias) @ self._leaves[f"blocks.{layer}.attn.W_O"][head]
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         scores = q @ k.transpose(-1, -2) / math.sqrt(self.config.d_head)
@@ -328,16 +337,16 @@ class Transformer:
         n_heads = self.config.n_heads
         z = self._attend(qkv[:n_heads], qkv[n_heads : 2 * n_heads], qkv[2 * n_heads :], bias)
         _, rows, width, _ = z.shape
-        written = torch.bmm(z.reshape(n_heads, rows * width, -1), self.parameters[f"blocks.{layer}.attn.W_O"])
+        written = torch.bmm(z.reshape(n_heads, rows * width, -1), self._leaves[f"blocks.{layer}.attn.W_O"])
         return written.view(n_heads, rows, width, -1)
 
     def add_heads(self, resid: Tensor, heads: Tensor, layer: int) -> Tensor:
         """The residual stream after a layer's heads, the attention bias included."""
-        return resid + heads.sum(0) + self.parameters[f"blocks.{layer}.attn.b_O"]
+        return resid + heads.sum(0) + self._leaves[f"blocks.{layer}.attn.b_O"]
 
     def mlp(self, resid: Tensor, layer: int) -> Tensor:
         """What an MLP writes for its input [row, pos, d]."""
-        p, at = self.parameters, f"blocks.{layer}.mlp."
+        p, at = self._leaves, f"blocks.{layer}.mlp."
         x = self._norm(resid, f"blocks.{layer}.ln2")
         hidden = _ACTIVATIONS[self.config.act_fn](x @ p[f"{at}W_in"] + p[f"{at}b_in"])
         return hidden @ p[f"{at}W_out"] + p[f"{at}b_out"]
@@ -345,11 +354,11 @@ class Transformer:
     def _norm(self, x: Tensor, name: str) -> Tensor:
         if self.config.normalization_type is None:
             return x
-        p = self.parameters
+        p = self._leaves
         return F.layer_norm(x, x.shape[-1:], p[f"{name}.w"], p[f"{name}.b"], self.config.eps)
 
     def unembed(self, resid: Tensor) -> Tensor:
-        p = self.parameters
+        p = self._leaves
         return self._norm(resid, "ln_final") @ p["unembed.W_U"] + p["unembed.b_U"]
 
 

@@ -115,6 +115,10 @@ class Recipe:
 
     def changed(self, **changes: Any) -> "Recipe":
         """The same recipe with some fields changed; None leaves a field as it is."""
+        known = self.to_dict()
+        for name in changes:
+            if name not in known:
+                raise unknown_name("recipe field", name, known)
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
 

@@ -16,13 +16,14 @@ from interpbench_hub.checkpoint import (
     Output,
     Provenance,
     Vocab,
+    load_certificate_file,
     load_checkpoint,
     load_config,
     save_checkpoint,
     weights_digest,
 )
 from interpbench_hub.circuit import Circuit
-from interpbench_hub.constants import CIRCUIT_FILE, CONFIG_FILE, TRAINING_STATE_FILE, WEIGHTS_FILE
+from interpbench_hub.constants import CERTIFICATE_FILE, CIRCUIT_FILE, CONFIG_FILE, TRAINING_STATE_FILE, WEIGHTS_FILE
 from interpbench_hub.errors import SettingError
 from interpbench_hub.hub import HubOptions, resolve
 from interpbench_hub.loader import checked_device
@@ -74,7 +75,9 @@ def train(
     with one_thread():
         trainer = Trainer(case, transformer_config(case), chosen, seed=seed, device=device)
         if restart:
-            (folder / TRAINING_STATE_FILE).unlink(missing_ok=True)
+            # The configuration goes first: without it a folder is no checkpoint, so nothing half-deleted loads.
+            for file in (CONFIG_FILE, TRAINING_STATE_FILE, CERTIFICATE_FILE, CIRCUIT_FILE, WEIGHTS_FILE):
+                (folder / file).unlink(missing_ok=True)
         elif _is_finished(folder, trainer):
             return folder
         else:
@@ -166,7 +169,9 @@ class _Run:
         state = trainer.state
         self.clock = Clock(state.cpu_seconds, state.wall_seconds)
         self.log = TrainingLog(folder, state.step)
-        self.best: Certificate | None = None
+        # A run that was interrupted may have certified a state already; only a better one replaces it.
+        has_best = state.step > 0 and (folder / CONFIG_FILE).exists()
+        self.best: Certificate | None = load_certificate_file(folder) if has_best else None
         self.certificate_cpu_seconds = 0.0
 
     def finish(self) -> Path:
