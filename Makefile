@@ -13,7 +13,7 @@ TORCH_PIN := $(VENV)/torch-constraint.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(TEST_JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check check-format check-lint check-types format
+.PHONY: help install demo docs test test-slow check check-format check-lint check-types check-docs format
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,9 +30,15 @@ test: $(READY) ## run the quick tests
 test-slow: $(READY) ## run the tests marked slow
 	$(PYTEST) -m "slow and not network" || [ $$? -eq 5 ]
 
-check: check-format check-lint check-types ## check format, lint and types
+check: check-format check-lint check-types check-docs ## check format, lint, types and generated documents
 
-check-format: $(READY)
+check-check-docs: $(READY)
+	$(BIN)/python scripts/make_docs.py --check
+
+docs: $(READY) ## generate what is generated under docs/
+	$(BIN)/python scripts/make_docs.py
+
+format: $(READY)
 	$(BIN)/ruff format --check .
 
 check-lint: $(READY)

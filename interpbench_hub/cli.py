@@ -3,13 +3,14 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from interpbench_hub.constants import NAMESPACE
 from interpbench_hub.errors import InterpBenchError
 
 app = typer.Typer(
@@ -21,14 +22,21 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 
-Model = Annotated[str, typer.Argument(help="A bundled id such as case_3, namespace/name on the Hub, or a folder.")]
+Tier = Literal["elementwise", "single-head", "multi-head"]
+CaseId = Annotated[
+    str,
+    # Models are published as interpbench/<case>; whoever types that means the case.
+    typer.Argument(
+        metavar="CASE", help="A case's id, such as case_3.", callback=lambda text: text.removeprefix(f"{NAMESPACE}/")
+    ),
+]
 Seed = Annotated[int, typer.Option(help="What all random draws start from.")]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")]
 
 
 @app.command("list")
 def list_(
-    tier: Annotated[str | None, typer.Option(help="Only elementwise, single-head or multi-head cases.")] = None,
+    tier: Annotated[Tier | None, typer.Option(help="Only cases of this tier.")] = None,
     bundled: Annotated[bool, typer.Option("--bundled", help="Only cases whose trained model comes along.")] = False,
 ) -> None:
     """List the cases: what they compute, how many heads and edges their circuits have, which models come along."""
@@ -51,7 +59,7 @@ def list_(
 
 
 @app.command()
-def show(case_id: Annotated[str, typer.Argument(metavar="CASE", help="A case's id, such as case_3.")]) -> None:
+def show(case_id: CaseId) -> None:
     """Show a case: its task, program, circuit and, if its model comes along, the certificate."""
     from interpbench_hub.cases import get_case
     from interpbench_hub.hub import load_manifest
@@ -68,7 +76,7 @@ def show(case_id: Annotated[str, typer.Argument(metavar="CASE", help="A case's i
 
 @app.command()
 def train(
-    case_id: Annotated[str, typer.Argument(metavar="CASE", help="A case's id, such as case_3.")],
+    case_id: CaseId,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; runs/<case>/<recipe>_<seed> if left out.")
     ] = None,
@@ -172,16 +180,17 @@ class _TrainingBar:
         self._task = self._bar.add_task(case_id, total=None, losses="", worst="")
 
     def __enter__(self) -> "_TrainingBar":
-        self._bar.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._bar.__exit__(*error)
+        self._bar.stop()
 
     def report(self, event: dict[str, Any]) -> None:
         step = event["step"]
         match event["event"]:
             case "start":
+                # Not before: what is wrong with the call should not stand below an empty bar.
+                self._bar.start()
                 self._bar.update(self._task, total=event["max_steps"], completed=step)
             case "step":
                 losses = " ".join(f"{loss:.4f}" for loss in event["losses"].values())

@@ -30,8 +30,9 @@ def load_schema(name: SchemaName) -> dict[str, Any]:
 
 def read_json(path: Path, name: SchemaName) -> dict[str, Any]:
     """The JSON object in a file, checked against the schema called `name`; raises `CheckpointError`."""
+    content = read_bytes(path)
     try:
-        data = json.loads(read_bytes(path).decode("utf-8"), parse_constant=_refuse_constant)
+        data = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:  # bad UTF-8, bad JSON, NaN, brackets nested without end
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise CheckpointError(f"{path}: not JSON ({reason}); the file may be cut off; {_REMEDY}") from error
