@@ -411,6 +411,7 @@ def test_weights_that_require_gradients_can_be_loaded():
     model, other = random_model(DEEP[1], seed=1), random_model(DEEP[1], seed=2)
     other.load_state_dict({name: torch.nn.Parameter(tensor) for name, tensor in model.state_dict().items()})
     assert torch.equal(other.flat, model.flat)
+    assert not any(tensor.requires_grad for tensor in other.state_dict().values())
 
 
 def test_a_seed_decides_the_initial_weights():

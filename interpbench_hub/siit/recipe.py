@@ -32,28 +32,28 @@ class Recipe:
     related_share: float = 0.25
     """Share of pairs whose source is the base with some tokens changed."""
     learning_rate: float = 3e-3
-    """Peak learning rate of Adam, reached anew in every cycle."""
+    """Peak learning rate of Adam."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay rates of Adam's moments."""
     gradient_norm: float = 1.0
     """The gradient is scaled down to this norm."""
-    first_cycle: int = 500
-    """Steps of the first cosine cycle of the learning rate; every further cycle is twice as long."""
-    max_steps: int = 15_500
-    """Steps after which training ends, whatever the grade."""
     warm_up: int = 50
-    """Steps over which the first cycle's learning rate rises."""
-    final_rate: float = 0.03
-    """Share of the peak learning rate left at the end of a cycle."""
+    """Steps over which the learning rate rises to its peak."""
+    steady_steps: int = 500
+    """Steps at the peak; from there on the learning rate falls with the square root of the step."""
+    max_steps: int = 12_000
+    """Steps after which training ends, whatever the grade."""
     check_every: int = 250
-    """Steps between quick checks. A clean one starts a cool-down, at whose end the model is certified."""
+    """Steps between quick checks. A good one starts a cool-down, at whose end the model is certified."""
+    good_enough: float = 0.95
+    """Least accuracy in a quick check that starts a cool-down: the noise of a high learning rate hides the rest."""
     cool_down: float = 0.25
-    """Length of a cool-down, in which the learning rate falls to its end, as a share of the steps so far."""
+    """Length of a cool-down, in which the learning rate falls to nothing, as a share of the steps so far."""
     goal: str = "path"
     """What ends training early: grade `path`, grade `node`, or `behaviour` alone."""
 
     def __post_init__(self) -> None:
-        for name in ("n_pairs", "first_cycle", "max_steps", "check_every"):
+        for name in ("n_pairs", "steady_steps", "max_steps", "check_every"):
             if getattr(self, name) < 1:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 1")
         for name in ("circuit_groups", "outside_groups", "warm_up", "cool_down"):
@@ -69,28 +69,28 @@ class Recipe:
             raise SettingError(f"recipe {self.name}: ablations are {self.ablations!r}; of resample, zero, mean")
 
     def rate(self, step: int, cooling_from: int | None = None) -> float:
-        """Learning rate of a step, counted from 0: cosine cycles of doubling length, or the cool-down's line."""
+        """Learning rate of a step, counted from 0.
+
+        It needs no length of the run: it falls so slowly that training goes on learning for as long as it takes, and
+        a cool-down, wherever it starts, takes out the noise that is left.
+        """
         if cooling_from is not None:
-            left = max(0.0, 1 - (step - cooling_from) / self.cooling_steps(cooling_from))
-            return self.rate(cooling_from) * (self.final_rate + (1 - self.final_rate) * left)
-        start, length = self.cycle(step)
-        along = (step - start) / length
-        cosine = self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * along))
-        return self.learning_rate * cosine * min(1.0, (step + 1) / max(self.warm_up, 1))
+            left = 1 - (step - cooling_from) / self.cooling_steps(cooling_from)
+            return self.rate(cooling_from) * max(0.01, left)
+        falling = min(1.0, math.sqrt(self.steady_steps / (step + 1)))
+        return self.learning_rate * falling * min(1.0, (step + 1) / max(self.warm_up, 1))
 
     def cooling_steps(self, step: int) -> int:
-        """Steps of a cool-down that starts after `step` steps."""
-        return max(1, round(self.cool_down * step))
+        """Steps of a cool-down that starts after `step` steps; it never outlasts the run."""
+        return max(1, min(round(self.cool_down * step), self.max_steps - step))
 
-    def cycle(self, step: int) -> tuple[int, int]:
-        """First step and length of the cycle a step lies in."""
-        start, length = 0, self.first_cycle
-        while step >= start + length:
-            start, length = start + length, 2 * length
-        return start, length
+    @property
+    def last_cooling(self) -> int:
+        """Step from which on the run is cooled down whatever the checks say, so that it ends on a settled model."""
+        return math.ceil(self.max_steps / (1 + self.cool_down))
 
-    def looks_done(self, check: "QuickCheck", least: float = 1.0) -> bool:
-        """Whether all that stands between the model and the recipe's goal is at least `least` in a quick check."""
+    def reaches_goal(self, check: "QuickCheck", least: float) -> bool:
+        """Whether all that the recipe's goal asks for is at least `least` in a quick check."""
         match self.goal:
             case "behaviour":
                 return check.behaviour >= least

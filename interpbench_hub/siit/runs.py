@@ -222,9 +222,11 @@ class _Run:
         if cooled:
             state.cooling_from, state.last_attempt = None, state.step
             # The closer look saves most of the certificates, which cost far more, that would fall short.
-            return recipe.looks_done(check, THRESHOLD) and recipe.is_done(self._certify())
+            return recipe.reaches_goal(check, THRESHOLD) and recipe.is_done(self._certify())
         # After an attempt that fell short, training gets time to mend it.
-        if state.cooling_from is None and recipe.looks_done(check) and state.step >= 1.25 * state.last_attempt:
+        has_waited = state.step >= 1.25 * state.last_attempt
+        looks_good = has_waited and recipe.reaches_goal(check, recipe.good_enough)
+        if state.cooling_from is None and (looks_good or state.step >= recipe.last_cooling):
             state.cooling_from = state.step
         return False
 

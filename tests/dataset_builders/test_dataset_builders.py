@@ -252,11 +252,11 @@ def test_few_rows_exercise_every_varying_edge_of_other_cases_with_a_counted_leng
 
 @pytest.mark.slow
 def test_every_varying_edge_of_every_case_is_exercised_in_every_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counterfactuals, "CHUNK", 2_500)
+    monkeypatch.setattr(counterfactuals, "CHUNK", 400)
     for case in list_cases():
         for split in SPLITS:
             pairs = CounterfactualPairs(case, split)
-            for chunk in pairs.chunks(1_000):
+            for chunk in pairs.chunks(400):
                 is_longer = chunk.source_lengths > chunk.base_lengths
                 assert bool(is_longer.any()) == bool(pairs.length_only), case.id
             assert all(pairs.counts.exercised.values()), (case.id, split, pairs.counts.exercised)

@@ -12,8 +12,8 @@ from interpbench_hub.circuit import POS_EMBED, Node
 from interpbench_hub.siit.interventions import EdgeSpace, InterventionDraw
 from interpbench_hub.siit.sizes import transformer_config
 
-# One head, two variables in a row; one head, all in one layer; two heads, values of both in one MLP; no head at all.
-CASE_IDS = ("case_3", "case_13", "case_4", "case_8")
+# One head after an MLP; one before it; two heads, values of both in one MLP; no head at all; a head that counts.
+CASE_IDS = ("case_3", "case_13", "case_4", "case_8", "case_7")
 ROWS = 20_000
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from interpbench_hub.cases import Case, get_case, list_cases
+from interpbench_hub.rasp import Aggregate, Comparison, Select, indices, tokens
 from interpbench_hub.siit.sizes import MAX_D_HEAD, MAX_D_MODEL, MIN_D_HEAD, transformer_config
 
 CASE_IDS = [case.id for case in list_cases()]
@@ -53,6 +54,12 @@ def test_widths_follow_the_rule_within_its_bounds(case_id):
 @pytest.mark.parametrize(("case_id", "d_head"), [("case_3", 8), ("case_7", 8), ("case_2", 16)])
 def test_heads_grow_with_what_they_compare(case_id, d_head):
     assert transformer_config(get_case(case_id)).d_head == d_head
+
+
+def test_what_a_head_averages_does_not_widen_it():
+    own = Aggregate(Select(indices, indices, Comparison.EQ), tokens)
+    case = Case("wide_values", "Copies each of many tokens.", own, tuple(range(60)))
+    assert transformer_config(case).d_head == MIN_D_HEAD
 
 
 def test_heads_of_all_widths_occur():

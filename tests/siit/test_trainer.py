@@ -36,7 +36,7 @@ from interpbench_hub.siit.training_state import TrainingLog, TrainingState
 from interpbench_hub.transformer import Run, Transformer
 
 EDGE_SIIT, SIIT, BEHAVIOUR = (RECIPES[name] for name in ("edge-siit", "siit", "behaviour"))
-SHORT = EDGE_SIIT.changed(n_pairs=4, check_every=15, first_cycle=20, max_steps=40)
+SHORT = EDGE_SIIT.changed(n_pairs=4, check_every=15, max_steps=40)
 
 
 def trainer_of(case_id: str, recipe: Recipe = EDGE_SIIT, seed: int = 0) -> Trainer:
@@ -254,8 +254,8 @@ def test_a_seed_gives_the_same_weights_to_the_last_bit_and_another_seed_others()
     first = weights_after(30)
     torch.manual_seed(123)
     assert torch.equal(first, weights_after(30))
-    assert not torch.equal(first, weights_after(30, seed=1))
-    assert not torch.equal(first, weights_after(30, learning_rate=1e-3))
+    assert not torch.equal(weights_after(2), weights_after(2, seed=1))
+    assert not torch.equal(weights_after(2), weights_after(2, learning_rate=1e-3))
 
 
 def test_cases_and_seeds_start_from_weights_of_their_own():
@@ -411,8 +411,8 @@ def test_a_clean_check_is_followed_by_a_cool_down_and_a_certificate(certified_ru
     assert looks == [*first, *second, ("certificate", 38), ("end", 40)]
     rates = {event["step"]: event["rate"] for event in log_of(certified_run) if event["event"] == "check"}
     for start, end in ((15, 19), (30, 38)):
-        low, high = SHORT.final_rate * SHORT.rate(start), SHORT.rate(start)
-        assert low < rates[end] < low + 1.5 * (high - low) / (end - start)
+        assert rates[start] == SHORT.rate(start - 1)
+        assert rates[end] == SHORT.rate(end - 1, start) < 0.3 * SHORT.rate(start)
     # The checkpoint is the best certificate's, here the first's.
     assert load_config(certified_run).provenance.steps == 19
 
@@ -570,14 +570,14 @@ def test_a_folder_with_the_state_of_another_run_is_refused(changes, what, interr
 
 
 def test_a_restart_forgets_the_state(interrupted_run):
-    train("case_3", out=interrupted_run, recipe=SHORT, seed=1, restart=True)
+    train("case_3", out=interrupted_run, recipe=SHORT, seed=1, max_steps=12, restart=True)
     assert load_config(interrupted_run).provenance.seed == 1
     trainer = trainer_of("case_3", SHORT, seed=1)
-    for _ in range(40):
+    for _ in range(12):
         trainer.step()
     saved = load_checkpoint(interrupted_run).weights
     assert all(torch.equal(saved[name], tensor) for name, tensor in trainer.model.state_dict().items())
-    assert [event["step"] for event in log_of(interrupted_run) if event["event"] == "step"] == [10, 20, 30, 40]
+    assert [event["step"] for event in log_of(interrupted_run)] == [10, 12, 12]
 
 
 def test_a_damaged_state_is_refused_and_can_be_started_over(interrupted_run):
@@ -659,9 +659,10 @@ def test_training_leaves_the_number_of_threads_alone(tmp_path, quick_looks):
         ("n_pairs", 0),
         ("max_steps", -1),
         ("check_every", 0),
-        ("first_cycle", 0),
+        ("steady_steps", 0),
         ("circuit_groups", -1),
         ("warm_up", -5),
+        ("cool_down", -0.1),
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),
         ("goal", "glory"),
@@ -692,40 +693,36 @@ def test_a_change_leaves_the_other_fields_and_what_is_none():
     assert EDGE_SIIT.n_pairs == 16
 
 
-def test_cycles_double_in_length():
-    recipe = EDGE_SIIT.changed(first_cycle=100)
-    cycles = {0: (0, 100), 99: (0, 100), 100: (100, 200), 299: (100, 200), 300: (300, 400), 699: (300, 400)}
-    assert {step: recipe.cycle(step) for step in cycles} == cycles
-    for step in range(0, 3000, 7):
-        start, length = recipe.cycle(step)
-        assert start <= step < start + length and start == length - 100
+def test_a_field_that_recipes_do_not_have_is_refused():
+    with pytest.raises(UnknownNameError, match="unknown recipe field 'max_step'; nearest: max_steps"):
+        EDGE_SIIT.changed(max_step=3)
 
 
-def test_the_rate_falls_along_each_cycle_from_its_peak_to_its_end():
-    recipe = EDGE_SIIT.changed(first_cycle=100, warm_up=0, learning_rate=0.01, final_rate=0.1)
-    for start, stop in ((0, 100), (100, 300), (300, 700)):
-        rates = [recipe.rate(step) for step in range(start, stop)]
-        assert rates == sorted(rates, reverse=True)
-        assert rates[0] == pytest.approx(0.01)
-        assert 0.001 < rates[-1] < 0.0011
-        assert rates[(stop - start) // 2] == pytest.approx(0.0055)
+def test_the_rate_rises_stays_and_falls_with_the_root_of_the_step():
+    recipe = EDGE_SIIT.changed(warm_up=20, steady_steps=100, learning_rate=0.01)
+    assert [recipe.rate(step) for step in range(20)] == pytest.approx([0.0005 * step for step in range(1, 21)])
+    assert {recipe.rate(step) for step in range(20, 100)} == {0.01}
+    assert [recipe.rate(step - 1) for step in (400, 900, 10_000)] == pytest.approx([0.005, 0.01 / 3, 0.001])
+    assert EDGE_SIIT.changed(warm_up=0).rate(0) == EDGE_SIIT.learning_rate
 
 
-def test_the_rate_rises_over_the_warm_up_once():
-    recipe, plain = EDGE_SIIT.changed(first_cycle=100, warm_up=20), EDGE_SIIT.changed(first_cycle=100, warm_up=0)
-    for step in range(20):
-        assert recipe.rate(step) == pytest.approx(plain.rate(step) * (step + 1) / 20)
-    assert [recipe.rate(step) for step in range(20, 400)] == [plain.rate(step) for step in range(20, 400)]
-
-
-def test_a_cool_down_brings_the_rate_down_to_its_end():
-    recipe = EDGE_SIIT.changed(cool_down=0.25)
-    assert [recipe.cooling_steps(step) for step in (1, 100, 250, 1000)] == [1, 25, 62, 250]
+def test_a_cool_down_takes_the_rate_down_to_nearly_nothing():
+    recipe = EDGE_SIIT.changed(cool_down=0.25, max_steps=1000)
+    assert [recipe.cooling_steps(step) for step in (1, 100, 250, 400)] == [1, 25, 62, 100]
     rates = [recipe.rate(step, 400) for step in range(400, 501)]
-    assert rates[0] == recipe.rate(400)
-    assert rates[-1] == pytest.approx(recipe.rate(400) * recipe.final_rate)
-    drops = [before - after for before, after in itertools.pairwise(rates)]
-    assert min(drops) > 0 and max(drops) == pytest.approx(min(drops))
+    assert rates[0] == recipe.rate(400) and 0 < rates[-1] <= 0.01 * rates[0]
+    drops = [before - after for before, after in itertools.pairwise(rates[:-1])]
+    assert drops == pytest.approx([rates[0] / 100] * len(drops))
+
+
+@pytest.mark.parametrize(("max_steps", "cool_down"), [(1000, 0.25), (12_000, 0.25), (77, 0.5), (40, 0.0), (1, 0.25)])
+def test_a_cool_down_ends_with_the_run_at_the_latest(max_steps, cool_down):
+    recipe = EDGE_SIIT.changed(max_steps=max_steps, cool_down=cool_down)
+    for start in range(1, max_steps):
+        assert start + recipe.cooling_steps(start) <= max_steps
+    # The last one that need not be cut short.
+    last = recipe.last_cooling
+    assert last <= max_steps <= (1 + cool_down) * last < max_steps + 1 + cool_down
 
 
 @pytest.mark.parametrize(
@@ -738,13 +735,13 @@ def test_a_cool_down_brings_the_rate_down_to_its_end():
     ids=["behaviour", "siit", "edge-siit"],
 )
 def test_a_goal_says_what_a_check_must_show(recipe, demands):
-    assert recipe.looks_done(quick_check_with())
+    assert recipe.reaches_goal(quick_check_with(), 1.0)
     # What falls short under resampling falls short in the worst of all ablations, too.
     for share in (field.name for field in fields(QuickCheck) if field.name not in ("weak", "node_strict_resample")):
-        assert recipe.looks_done(quick_check_with(**{share: 0.99})) == (share not in demands), share
-        assert recipe.looks_done(quick_check_with(**{share: 0.99}), least=0.98), share
+        assert recipe.reaches_goal(quick_check_with(**{share: 0.99}), 1.0) == (share not in demands), share
+        assert recipe.reaches_goal(quick_check_with(**{share: 0.99}), 0.98), share
     by_resampling = quick_check_with(node_strict=0.99, node_strict_resample=0.99)
-    assert recipe.looks_done(by_resampling) == (recipe is BEHAVIOUR)
+    assert recipe.reaches_goal(by_resampling, 1.0) == (recipe is BEHAVIOUR)
 
 
 def test_a_goal_says_what_a_certificate_must_show(make_certificate):
