@@ -135,6 +135,6 @@ def test_a_replacement_need_not_come_from_a_run():
 def test_an_edge_the_transformer_does_not_have_is_refused():
     model = random_model(CONFIGS[0])
     patcher = EdgePatcher(model, model.run(random_tokens(model.config, 1, seed=0)))
-    for name in ("embed->m1", "embed->a0.h1<q>", "embed->a0.h0"):
+    for name in ("embed->m1", "embed->a0.h2<q>", "embed->a0.h0"):
         with pytest.raises(UnknownNameError, match=f"edge {name} does not exist"):
             patcher.logits(Edge.parse(name), torch.zeros(1, 6, 8))

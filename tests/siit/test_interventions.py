@@ -2,6 +2,7 @@
 
 from collections import Counter
 from functools import cache
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from interpbench_hub.siit.sizes import transformer_config
 
 # One head after an MLP; one before it; two heads, values of both in one MLP; no head at all; a head that counts.
 CASE_IDS = ("case_3", "case_13", "case_4", "case_8", "case_7")
-ROWS = 20_000
+ROWS, FEWER_ROWS = 20_000, 4_000
 
 
 @cache
@@ -107,12 +108,12 @@ def test_the_nodes_of_case_3_are_those_of_its_program():
 
 def test_circuit_rows_exchange_one_circuit_edge_or_one_circuit_node(space):
     weights = torch.ones(len(space.interchange_edges))
-    drawn = as_rows(InterventionDraw(space).circuit(ROWS, weights, 0.3, generator()))
+    drawn = as_rows(InterventionDraw(space).circuit(FEWER_ROWS, weights, 0.3, generator()))
     edges = {tuple((torch.arange(space.n_edges) == place).tolist()) for place in space.interchange_edges}
     nodes = {tuple(space.out_of(node).tolist()) for node in space.circuit_nodes}
     assert set(drawn) == edges | nodes
     alike = sum(drawn[row] for row in nodes & edges)
-    share = sum(drawn[row] for row in nodes) / ROWS
+    share = sum(drawn[row] for row in nodes) / FEWER_ROWS
     assert share > 0.28 and (alike or share < 0.32)
 
 
@@ -148,25 +149,34 @@ def test_edges_are_drawn_by_their_weights(space):
 # -- drawn outside -----------------------------------------------------------------------------------------------------
 
 
+class Outside(NamedTuple):
+    """Many rows drawn outside a case's circuit, and how often each set of edges is among them."""
+
+    space: EdgeSpace
+    rows: Tensor
+    counts: Counter[tuple[bool, ...]]
+
+
 @cache
-def outside_rows(case_id: str) -> tuple[EdgeSpace, Tensor]:
+def drawn_outside(case_id: str) -> Outside:
     space = space_of(case_id)
-    return space, InterventionDraw(space).outside(ROWS, generator())
+    rows = InterventionDraw(space).outside(ROWS, generator())
+    return Outside(space, rows, as_rows(rows))
 
 
 @pytest.fixture(params=CASE_IDS)
-def outside(request) -> tuple[EdgeSpace, Tensor]:
-    return outside_rows(request.param)
+def outside(request) -> Outside:
+    return drawn_outside(request.param)
 
 
 def test_outside_rows_leave_the_circuit_alone(outside):
-    space, rows = outside
+    space, rows, _ = outside
     assert rows.shape == (ROWS, space.n_edges) and rows.dtype == torch.bool
     assert not bool((rows & space.in_circuit).any())
 
 
 def test_every_edge_outside_is_drawn_alone(outside):
-    space, rows = outside
+    space, rows, _ = outside
     alone = rows[rows.sum(1) == 1].sum(0)
     assert bool((alone[space.negatives] > 0).all())
     # By the share of single edges; single edges into a receiver of the circuit are the more frequent ones.
@@ -179,8 +189,7 @@ def test_every_edge_outside_is_drawn_alone(outside):
 
 
 def test_every_receiver_is_replaced_whole(outside):
-    space, rows = outside
-    drawn = as_rows(rows)
+    space, _, drawn = outside
     for receiver in range(len(space.config.receivers)):
         whole = (space.receiver == receiver) & ~space.in_circuit
         if bool(whole.any()):
@@ -188,13 +197,12 @@ def test_every_receiver_is_replaced_whole(outside):
 
 
 def test_everything_outside_at_once_is_drawn_often(outside):
-    space, rows = outside
+    space, rows, _ = outside
     assert 0.18 < float((rows == ~space.in_circuit).all(1).float().mean()) < 0.25
 
 
 def test_sets_of_nodes_outside_are_drawn(outside):
-    space, rows = outside
-    drawn = as_rows(rows)
+    space, _, drawn = outside
     for node in space.outside_nodes:
         assert drawn[tuple(space.out_of(node).tolist())] > 0, node
     both = space.out_of(space.outside_nodes[0]) | space.out_of(space.outside_nodes[-1])
@@ -204,18 +212,18 @@ def test_sets_of_nodes_outside_are_drawn(outside):
 
 
 def test_random_sets_of_all_sizes_are_drawn(outside):
-    space, rows = outside
+    space, rows, _ = outside
     shares = rows.sum(1) / len(space.negatives)
     for low in torch.arange(0.05, 0.95, 0.1).tolist():
         assert bool(((shares > low) & (shares <= low + 0.1)).any())
 
 
 def test_single_nodes_outside_are_drawn_evenly(space):
-    drawn = as_rows(InterventionDraw(space).outside_node(ROWS, generator()))
+    drawn = as_rows(InterventionDraw(space).outside_node(FEWER_ROWS, generator()))
     nodes = {tuple(space.out_of(node).tolist()) for node in space.outside_nodes}
     assert set(drawn) == nodes
     for count in drawn.values():
-        assert count / ROWS == pytest.approx(1 / len(nodes), rel=0.2)
+        assert count / FEWER_ROWS == pytest.approx(1 / len(nodes), rel=0.25)
 
 
 # -- chance ------------------------------------------------------------------------------------------------------------
