@@ -63,7 +63,7 @@ class TransformerConfig:
 
     @cached_property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every parameter under its TransformerLens name, in state-dict order."""
+        """Shape of every parameter under its TransformerLens name, in the order of `flat`."""
         heads, d, dh, mlp = self.n_heads, self.d_model, self.d_head, self.d_mlp
         shapes: dict[str, tuple[int, ...]] = {"embed.W_E": (self.d_vocab, d), "pos_embed.W_pos": (self.n_ctx, d)}
         for layer in range(self.n_layers):
@@ -197,7 +197,7 @@ class Transformer:
         """Take over weights; names and shapes must be exactly those of the configuration."""
         check_state(state, self.config)
         for name, parameter in self.parameters.items():
-            parameter.copy_(state[name])
+            parameter.copy_(state[name].detach())
 
     # -- forward -------------------------------------------------------------------------------------------------------
 

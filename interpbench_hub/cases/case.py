@@ -52,7 +52,7 @@ class Case:
     """Where the case departs from the 2024 benchmark, and why."""
 
     def __post_init__(self) -> None:
-        if _ID.fullmatch(self.id) is None:
+        if not isinstance(self.id, str) or _ID.fullmatch(self.id) is None:
             raise CaseError(f"case id {self.id!r} is not lower-case words joined by underscores, such as case_3")
         if not isinstance(self.program, SOp):
             raise CaseError(f"case {self.id}: program is {self.program!r}; give the output s-op of a RASP program")
@@ -61,8 +61,12 @@ class Case:
                 f"case {self.id}: lengths {self.min_len} to {self.max_len} are no range; they count BOS, "
                 "so the shortest is at least 2"
             )
-        if len(set(self.vocab)) != len(self.vocab) or len(self.vocab) < 2:
-            raise CaseError(f"case {self.id}: vocab needs at least two tokens, each once, got {self.vocab!r}")
+        try:
+            is_vocab = isinstance(self.vocab, tuple) and len(set(self.vocab)) == len(self.vocab) >= 2
+        except TypeError:
+            is_vocab = False
+        if not is_vocab:
+            raise CaseError(f"case {self.id}: vocab is a tuple of at least two tokens, each once, got {self.vocab!r}")
         if None in self.vocab or BOS in self.vocab or PAD in self.vocab:
             raise CaseError(f"case {self.id}: vocab holds None, {BOS} or {PAD}, which have meanings of their own")
 

@@ -55,8 +55,10 @@ def _selects_alike(case: "Case", edge: Edge) -> bool:
 
 def is_constant(case: "Case", node: Node) -> bool:
     """Whether what a node carries is the same for all inputs."""
-    names = case.alignment.variables_of.get(node, ())
-    return node == POS_EMBED or all(case.graph[name].is_positional for name in names)
+    variables = [case.graph[name] for name in case.alignment.variables_of.get(node, ())]
+    return node == POS_EMBED or all(
+        variable.is_positional or (node.is_head and case.high_level.selects_nothing(variable)) for variable in variables
+    )
 
 
 def changes_output(case: "Case", pairs: Pairs, edges: list[Edge]) -> Tensor:

@@ -150,8 +150,10 @@ class PairSampler:
         return tokens.masked_fill(torch.arange(width) >= lengths[:, None], 0)
 
     def _change(self, base: Tensor, source: Tensor, base_lengths: Tensor, generator: torch.Generator) -> Tensor:
-        """The base with about a quarter of its tokens (and all beyond its end) taken from the source."""
+        """The base with one token and about a quarter of the others (and all beyond its end) taken from the source."""
         taken = torch.rand(base.shape, generator=generator) < 0.25
+        one = (torch.rand(len(base), generator=generator) * base_lengths).long()
+        taken |= torch.arange(base.shape[1]) == one[:, None]
         return torch.where(taken | (torch.arange(base.shape[1]) >= base_lengths[:, None]), source, base)
 
 

@@ -1,6 +1,8 @@
 """The RASP language, its evaluator and its compilers.
 
-from interpbench_hub.rasp import Comparison, Map, Select, Aggregate, numerical, tokens, indices
+>>> from interpbench_hub.rasp import Comparison, Select, SelectorWidth, tokens
+>>> SelectorWidth(Select(tokens, tokens, Comparison.EQ))(["a", "b", "a"])
+[2, 1, 2]
 """
 
 from interpbench_hub.rasp.language import Aggregate as Aggregate

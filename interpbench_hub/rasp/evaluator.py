@@ -63,6 +63,16 @@ def apply(sop: rasp.Map | rasp.SequenceMap, *arguments: Value) -> Value:
         raise ProgramError(f"variable {sop.name!r}: its function fails on {given}: {error!r}") from error
 
 
+def selects(sop: rasp.Aggregate | rasp.SelectorWidth, key: Value, query: Value) -> bool:
+    """Whether the selector of an aggregate or a width lets `query` select `key`."""
+    try:
+        return sop.selector.selects(key, query)
+    except Exception as error:
+        raise ProgramError(
+            f"variable {sop.name!r}: its selector fails on key {key!r} and query {query!r}: {error!r}"
+        ) from error
+
+
 def _values(sop: rasp.SOp, tokens: list[Value], known: dict[rasp.SOp, list[Value]], causal: bool) -> list[Value]:
     match sop:
         case rasp.Tokens():
@@ -77,16 +87,18 @@ def _values(sop: rasp.SOp, tokens: list[Value], known: dict[rasp.SOp, list[Value
             return [apply(sop, x, y) for x, y in zip(known[sop.first], known[sop.second], strict=True)]
         case rasp.Aggregate():
             values = known[sop.sop]
-            return [_aggregate(sop, [values[key] for key in keys]) for keys in _selected(sop.selector, known, causal)]
+            return [_aggregate(sop, [values[key] for key in keys]) for keys in _selected(sop, known, causal)]
         case rasp.SelectorWidth():
-            return [len(keys) for keys in _selected(sop.selector, known, causal)]
+            return [len(keys) for keys in _selected(sop, known, causal)]
     raise ProgramError(f"{sop!r} is not part of the RASP language; build programs from interpbench_hub.rasp")
 
 
-def _selected(selector: rasp.Select, known: dict[rasp.SOp, list[Value]], causal: bool) -> list[list[int]]:
-    keys, queries = known[selector.keys], known[selector.queries]
+def _selected(
+    sop: rasp.Aggregate | rasp.SelectorWidth, known: dict[rasp.SOp, list[Value]], causal: bool
+) -> list[list[int]]:
+    keys, queries = known[sop.selector.keys], known[sop.selector.queries]
     return [
-        [position for position, key in enumerate(keys[: at + 1] if causal else keys) if selector.selects(key, query)]
+        [position for position, key in enumerate(keys[: at + 1] if causal else keys) if selects(sop, key, query)]
         for at, query in enumerate(queries)
     ]
 

@@ -9,14 +9,14 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from typing import Any, Literal
 
 from interpbench_hub.circuit import Slot
 from interpbench_hub.errors import ProgramError
 from interpbench_hub.rasp import language as rasp
-from interpbench_hub.rasp.evaluator import apply, in_order
+from interpbench_hub.rasp.evaluator import apply, in_order, selects
 from interpbench_hub.rasp.language import Encoding, Value
 from interpbench_hub.rasp.printing import expression, unique_names
 
@@ -53,7 +53,7 @@ class Variable:
     may_be_undefined: bool
     encoding: Encoding
     is_positional: bool
-    """Whether the value depends on the position only."""
+    """Whether the value depends on the position at most: the same in all inputs."""
     meaning: str
     text: str
     """The expression it is computed by."""
@@ -189,14 +189,14 @@ class _Builder:
                 self._check_selector(sop.selector, name)
             case rasp.LinearSequenceMap():
                 for child in sop.children:
-                    if child.encoding != "numerical" and not isinstance(child, rasp.Full):
+                    if child.encoding != "numerical" and child not in self.constant_of:
                         raise ProgramError(
                             f"variable {name!r} is a LinearSequenceMap of {child.name!r}, which is categorical; wrap "
                             "it in numerical(...)"
                         )
             case rasp.SequenceMap():
                 for child in sop.children:
-                    if child.encoding == "numerical" and not isinstance(child, rasp.Full):
+                    if child.encoding == "numerical" and child not in self.constant_of:
                         raise ProgramError(
                             f"variable {name!r} is a SequenceMap of the numerical {child.name!r}; only linear "
                             "functions of numerical variables compile: use LinearSequenceMap, or a Map to categories"
@@ -204,7 +204,7 @@ class _Builder:
 
     def _check_selector(self, selector: rasp.Select, name: str) -> None:
         for role, sop in (("keys", selector.keys), ("queries", selector.queries)):
-            if sop.encoding == "numerical" and not isinstance(sop, rasp.Full):
+            if sop.encoding == "numerical" and sop not in self.constant_of:
                 raise ProgramError(
                     f"variable {name!r} selects by the numerical {sop.name!r} as {role}; a Select compares "
                     "categorical values: wrap it in categorical(...) or Map it to classes"
@@ -261,8 +261,6 @@ class _Builder:
         # Inputs keep the vocabulary's order, and what merely passes values on keeps theirs: codes stay the same.
         keeps_order = kind in ("tokens", "indices") or (kind == "aggregate" and encoding == "categorical")
         values = _value_set(values, name, keeps_order)
-        if encoding == "numerical" and not keeps_order:
-            values = _without_near_copies(values)
         text = text or expression(sop, self.names)
         if encoding == "numerical":
             if may_be_undefined:
@@ -271,8 +269,10 @@ class _Builder:
                     "so map every input to a number or make the variable categorical"
                 )
             for value in values:
-                if not isinstance(value, int | float) or not math.isfinite(value):
+                if not isinstance(value, int | float) or not _is_finite(value):
                     raise ProgramError(f"variable {name!r} is numerical but takes the value {value!r}")
+            if not keeps_order:
+                values = _without_near_copies(values)
         variable = Variable(
             name,
             kind,
@@ -280,7 +280,7 @@ class _Builder:
             values,
             may_be_undefined,
             encoding,
-            is_positional,
+            is_positional or (len(values) == 1 and not may_be_undefined),
             sop.meaning or text if meaning is None else meaning,
             text,
             **rest,
@@ -319,7 +319,10 @@ class _Builder:
                 f"variable {name!r} combines {' x '.join(str(len(v.classes)) for v in arguments)} values; at most "
                 f"{MAX_COMBINATIONS} combinations can be tabulated, so split it into smaller steps"
             )
-        results = [function(*values) for values in product(*(variable.classes for variable in arguments))]
+        # A table instead of functions that call functions: fused maps may be hundreds deep.
+        inputs = product(*(variable.classes for variable in arguments))
+        table = {values: function(*values) for values in inputs}
+        results = table.values()
         return self._add(
             sop,
             "map",
@@ -327,7 +330,7 @@ class _Builder:
             reads=tuple(Read(variable.name) for variable in arguments),
             may_be_undefined=any(value is None for value in results),
             is_positional=all(variable.is_positional for variable in arguments),
-            function=function,
+            function=lambda *values: table[values] if values in table else function(*values),
         )
 
     def _head_parts(self, selector: rasp.Select) -> tuple[tuple[Read, ...], tuple[tuple[Slot, Value], ...]]:
@@ -344,14 +347,17 @@ class _Builder:
     def _width(self, sop: rasp.SelectorWidth) -> Variable:
         reads, constants = self._head_parts(sop.selector)
         name = self.names[sop]
+        fraction_name = f"{name}_fraction"
+        while fraction_name in self.names.values():
+            fraction_name += "_"
         fraction = self._add(
             sop,
             "fraction",
-            name=f"{name}_fraction",
+            name=fraction_name,
             values=range(self.max_tokens + 1),
             reads=reads,
             constants=constants,
-            selects=sop.selector.selects,
+            selects=partial(selects, sop),
             encoding="numerical",
             meaning=f"share of attention that BOS keeps, 1 / (1 + {name})",
         )
@@ -366,7 +372,7 @@ class _Builder:
     def _aggregate(self, sop: rasp.Aggregate) -> Variable:
         reads, constants = self._head_parts(sop.selector)
         name = self.names[sop]
-        empty = self._may_be_empty(sop.selector)
+        empty = self._may_be_empty(sop)
         undefined = False
         if sop.sop in self.constant_of:
             constants = (*constants, ("v", self.constant_of[sop.sop]))
@@ -387,11 +393,11 @@ class _Builder:
             reads=reads,
             constants=constants,
             may_be_undefined=undefined or (empty and sop.encoding == "categorical"),
-            selects=sop.selector.selects,
+            selects=partial(selects, sop),
             default=sop.default,
         )
 
-    def _may_be_empty(self, selector: rasp.Select) -> bool:
+    def _may_be_empty(self, sop: rasp.Aggregate) -> bool:
         """Whether some query can select nothing, in an ordinary run or under an interchange of keys or queries."""
 
         def possible(sop: rasp.SOp, position: int) -> Sequence[Value]:
@@ -404,9 +410,9 @@ class _Builder:
 
         for length in range(self.min_tokens, self.max_tokens + 1):
             for at in range(length):
-                in_reach = [possible(selector.keys, key) for key in range(at + 1 if self.causal else length)]
-                for query in possible(selector.queries, at):
-                    if not any(all(selector.selects(key, query) for key in keys) for keys in in_reach):
+                in_reach = [possible(sop.selector.keys, key) for key in range(at + 1 if self.causal else length)]
+                for query in possible(sop.selector.queries, at):
+                    if not any(all(selects(sop, key, query) for key in keys) for keys in in_reach):
                         return True
         return False
 
@@ -414,6 +420,8 @@ class _Builder:
         """Value of a positional variable, which only maps of indices are."""
         if variable.kind == "indices":
             return position
+        if len(variable.classes) == 1:
+            return variable.classes[0]
         assert variable.function is not None
         return variable.function(*(self._at_position(self.variables[r.variable], position) for r in variable.reads))
 
@@ -422,11 +430,21 @@ def _identity(value: Value) -> Value:
     return value
 
 
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        # An integer beyond the range of floats.
+        return False
+
+
 def _value_set(values: Iterable[Value], name: str, keeps_order: bool) -> tuple[Value, ...]:
     try:
         unique = dict.fromkeys(values)
     except TypeError as error:
         raise ProgramError(f"variable {name!r} takes a value that cannot be told apart: {error}") from error
+    if any(value != value for value in unique):
+        raise ProgramError(f"variable {name!r} takes the value NaN, which equals nothing; return None for undefined")
     if len(unique) > MAX_VALUES:
         raise ProgramError(
             f"variable {name!r} takes {len(unique)} values; at most {MAX_VALUES} can be told apart, so round or "
@@ -439,8 +457,6 @@ def _value_set(values: Iterable[Value], name: str, keeps_order: bool) -> tuple[V
 
 def _without_near_copies(values: tuple[Value, ...]) -> tuple[Value, ...]:
     """Ascending numbers without those that differ from another by a rounding error; of such, the roundest stays."""
-    if not all(isinstance(value, int | float) for value in values):
-        return values
     groups: dict[float, Value] = {}
     for value in values:
         # Adding 0.0 turns -0.0 into 0.0.

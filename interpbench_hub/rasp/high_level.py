@@ -67,6 +67,10 @@ class HighLevelModel:
         table = self._tables[head.name]
         return bool((table == table[0, 0]).all())
 
+    def selects_nothing(self, head: Variable) -> bool:
+        """Whether a head selects no key, whatever keys and queries hold."""
+        return not bool(self._tables[head.name].any())
+
     def run(self, tokens: Tensor, lengths: Tensor) -> Values:
         """Every variable on inputs `tokens` [batch, pos] (codes of the vocabulary, no BOS).
 
@@ -116,10 +120,12 @@ class HighLevelModel:
     # -- heads -------------------------------------------------------------------------------------------------------
 
     def _attend(self, variable: Variable, slots: _Slots, valid: Tensor) -> Tensor:
+        batch, width = valid.shape
+        if batch == 0:
+            return valid.new_zeros(valid.shape, dtype=torch.long)
         selector = (variable.read_in("k"), variable.read_in("q"))
         if all(name is None or self.graph[name].is_positional for name in selector):
             return self._attend_by_position(variable, slots, valid)
-        batch, width = valid.shape
         rows = max(1, _CHUNK // width**2)
         parts = [
             self._attend_by_content(variable, {slot: codes[at : at + rows] for slot, codes in slots.items()}, part)

@@ -14,11 +14,12 @@ from interpbench_hub.rasp.evaluator import in_order
 
 def program_text(program: rasp.SOp) -> str:
     """The program, one assignment a line in the order of evaluation, with each variable's meaning as a comment."""
-    order = [sop for sop in in_order(program) if not isinstance(sop, rasp.Tokens | rasp.Indices | rasp.Full)]
+    order = [sop for sop in in_order(program) if not isinstance(sop, rasp.Full)]
     names = unique_names(order)
-    if not order:
+    steps = [sop for sop in order if not isinstance(sop, rasp.Tokens | rasp.Indices)]
+    if not steps:
         return expression(program, names)
-    lines = [(f"{names[sop]} = {expression(sop, names)}", sop.meaning) for sop in order]
+    lines = [(f"{names[sop]} = {expression(sop, names)}", sop.meaning) for sop in steps]
     width = min(max((len(text) for text, meaning in lines if meaning), default=0), 76)
     return "\n".join(f"{text:<{width}}  # {meaning}" if meaning else text for text, meaning in lines)
 

@@ -103,7 +103,8 @@ class InterventionDraw:
         `weights` [interchange edge] are the edges' chances; nodes are drawn evenly.
         """
         space = self.space
-        chosen = torch.multinomial(weights, rows, replacement=True, generator=generator)
+        # None at all, for recipes without such rows, is more than multinomial can draw.
+        chosen = torch.multinomial(weights, max(rows, 1), replacement=True, generator=generator)[:rows]
         single = torch.zeros(rows, space.n_edges, dtype=torch.bool, device=space.device)
         single[torch.arange(rows, device=space.device), space.interchange_edges[chosen]] = True
         node = torch.randint(len(self.node_edges), (rows,), generator=generator)

@@ -61,6 +61,9 @@ class Recipe:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 0")
         if not self.learning_rate > 0:
             raise SettingError(f"recipe {self.name}: learning_rate is {self.learning_rate!r}; it is above 0")
+        for name in ("node_share", "related_share", "good_enough"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is a share from 0 to 1")
         if self.goal not in ("path", "node", "behaviour"):
             raise SettingError(f"recipe {self.name}: goal is {self.goal!r}; it is path, node or behaviour")
         if self.outside_level not in ("edge", "node"):

@@ -177,9 +177,11 @@ class _Run:
     def finish(self) -> Path:
         trainer, recipe, state = self.trainer, self.trainer.recipe, self.trainer.state
         self._event("start", max_steps=recipe.max_steps, case=trainer.case.id, recipe=recipe.name, seed=trainer.seed)
-        done = False
+        done, settled = False, state.copy()
         try:
             while not done and state.step < recipe.max_steps:
+                # An interruption can come anywhere within a step or a check; what is saved lies between two steps.
+                settled = state.copy()
                 losses = trainer.step()
                 if state.step % STEP_EVENTS_EVERY == 0:
                     rates = {"behaviour": losses.behaviour, "circuit": losses.circuit, "outside": losses.outside}
@@ -187,9 +189,11 @@ class _Run:
                 cooled = state.cooling_from is not None and state.step >= self._cooled_at(state.cooling_from)
                 if cooled or state.step % recipe.check_every == 0:
                     done = self._check(cooled)
-                    self._save_state()
+                    self._save(state)
+                if state.cooling_from is None and state.step == recipe.last_cooling:
+                    state.cooling_from = state.step
         except KeyboardInterrupt:
-            self._save_state()
+            self._save(settled)
             raise
         if self.best is None:
             self._certify()
@@ -225,8 +229,7 @@ class _Run:
             return recipe.reaches_goal(check, THRESHOLD) and recipe.is_done(self._certify())
         # After an attempt that fell short, training gets time to mend it.
         has_waited = state.step >= 1.25 * state.last_attempt
-        looks_good = has_waited and recipe.reaches_goal(check, recipe.good_enough)
-        if state.cooling_from is None and (looks_good or state.step >= recipe.last_cooling):
+        if state.cooling_from is None and has_waited and recipe.reaches_goal(check, recipe.good_enough):
             state.cooling_from = state.step
         return False
 
@@ -248,8 +251,7 @@ class _Run:
             save_checkpoint(Checkpoint(config, weights, circuit, certificate), self.folder)
         return certificate
 
-    def _save_state(self) -> None:
-        state = self.trainer.state
+    def _save(self, state: TrainingState) -> None:
         state.cpu_seconds, state.wall_seconds = self.clock.cpu_seconds, self.clock.wall_seconds
         state.save(self.folder)
 

@@ -6,7 +6,7 @@ The draws of a step depend on the seed and the step's number alone, so no random
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,10 @@ class TrainingState:
         save_file(tensors, temporary, metadata={"state": json.dumps(plain)})
         temporary.replace(folder / TRAINING_STATE_FILE)
 
+    def copy(self) -> "TrainingState":
+        """The state as it is now, whatever becomes of this one."""
+        return replace(self, **{name: getattr(self, name).clone() for name in _TENSORS})
+
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "TrainingState | None":
         """The state saved in `folder`; None if there is none."""
@@ -57,7 +61,10 @@ class TrainingState:
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 plain = json.loads(file.metadata()["state"])
-                return cls(**plain, **{name: file.get_tensor(name) for name in _TENSORS})
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            # Edges are drawn on the CPU, wherever the model is.
+            tensors["edge_losses"] = tensors["edge_losses"].cpu()
+            return cls(**plain, **tensors)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{path} is no training state ({error}); delete it to train from the start"

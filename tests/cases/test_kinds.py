@@ -244,7 +244,6 @@ def test_a_node_is_constant_only_if_all_it_holds_is():
     assert kinds_of(mixed)["m0->m1"] == "varying"
 
 
-@pytest.mark.xfail(reason="called inert, although what is the same for all inputs is constant", strict=True)
 @pytest.mark.parametrize(
     "program",
     [

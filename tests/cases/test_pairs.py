@@ -189,8 +189,9 @@ def test_a_related_source_is_its_base_with_a_few_tokens_changed():
     assert torch.equal(unlike.source_lengths, alike.source_lengths)
     within = torch.arange(9) < alike.base_lengths[:, None]
     kept = alike.source == alike.base
-    # A quarter is taken from the unrelated source, and one in 26 of those is the same by chance.
-    assert abs(float(kept[within].double().mean()) - (0.75 + 0.25 / 26)) < 0.02
+    # One token and a quarter of the others are taken from the unrelated source; one in 26 is the same by chance.
+    taken = (1 + 0.25 * (alike.base_lengths - 1)).sum() / alike.base_lengths.sum()
+    assert abs(float(kept[within].double().mean()) - (1 - float(taken) * 25 / 26)) < 0.02
     assert bool((kept | (alike.source == unlike.source))[within].all())
     assert torch.equal(alike.source[~within], unlike.source[~within])
 

@@ -206,7 +206,7 @@ def test_meanings_fall_back_on_the_expression():
 
 def test_a_positional_variable_depends_on_indices_only():
     zero = Map(lambda x: 0, indices).named("zero")
-    mixed = SequenceMap(lambda x, y: x, zero, tokens).named("mixed")
+    mixed = SequenceMap(lambda x, y: y, zero, tokens).named("mixed")
     graph = graph_of(SequenceMap(lambda x, y: x, mixed, (zero - indices).named("minus")))
     assert {variable.name for variable in graph.variables if variable.is_positional} == {"indices", "zero", "minus"}
     assert not graph_of(SelectorWidth(every)).output.is_positional
@@ -505,7 +505,7 @@ REFUSED: dict[str, tuple[SOp, str]] = {
         numerical(Map(lambda x: math.inf, tokens)),
         "variable 'map' is numerical but takes the value inf",
     ),
-    "not a number": (numerical(Map(lambda x: math.nan, tokens)), "variable 'map' is numerical but takes the value nan"),
+    "not a number": (numerical(Map(lambda x: math.nan, tokens)), "variable 'map' takes the value NaN"),
     "a complex number": (numerical(Map(complex, tokens)), "variable 'map' is numerical but takes the value (1+0j)"),
     "a constant output": (Full(3), "the program's output 'full' is the constant 3"),
     "a computed constant output": ((Full(3) + 1).named("four"), "the program's output 'four' is the constant 4"),
@@ -606,7 +606,6 @@ def test_deep_programs_have_graphs():
     assert graph.output.values == (0, 1)
 
 
-@pytest.mark.xfail(reason="fused maps call one another: 1000 of them exceed the recursion limit", strict=True)
 def test_long_chains_of_maps_have_graphs():
     chain: SOp = tokens
     for _ in range(1000):
@@ -614,7 +613,6 @@ def test_long_chains_of_maps_have_graphs():
     assert graph_of(chain).output.values == (0, 1, 2)
 
 
-@pytest.mark.xfail(reason="the head of a width takes the name of a variable called <width>_fraction", strict=True)
 def test_the_head_of_a_width_takes_no_name_away():
     count = SelectorWidth(same).named("n")
     program = SequenceMap(lambda x, y: (x, y), count, (tokens == 1).named("n_fraction"))
@@ -626,22 +624,17 @@ def test_the_head_of_a_width_takes_no_name_away():
     assert reads(second) == [("tokens", None)]
 
 
-@pytest.mark.xfail(
-    reason="a value that is not equal to itself has no code: KeyError in the high-level model", strict=True
-)
 @pytest.mark.parametrize("function", [lambda x: float("nan"), lambda x: x * math.inf], ids=["nan", "0 * inf"])
 def test_a_value_unlike_itself_is_refused(function: Callable[[Any], Any]) -> None:
     with pytest.raises(ProgramError, match="variable 'map'"):
         graph_of(Map(function, tokens))
 
 
-@pytest.mark.xfail(reason="OverflowError instead of ProgramError", strict=True)
 def test_a_number_too_large_for_a_float_is_refused():
     with pytest.raises(ProgramError, match="variable 'map' is numerical but takes the value"):
         graph_of(numerical(Map(lambda x: 10**400, tokens)))
 
 
-@pytest.mark.xfail(reason="errors of a predicate are raised as they are, without the variable's name", strict=True)
 @pytest.mark.parametrize("predicate", [Comparison.LT, lambda key, query: 1 / query > 0], ids=["type", "zero division"])
 def test_a_predicate_that_fails_is_named(predicate: Any) -> None:
     count = SelectorWidth(Select(tokens, Map(lambda x: 0, tokens), predicate)).named("count")

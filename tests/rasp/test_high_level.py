@@ -315,7 +315,6 @@ def test_narrow_batches_give_the_same(case_id: str) -> None:
     assert torch.equal(narrow, wide[:, :3])
 
 
-@pytest.mark.xfail(reason="heads fail on a batch of no rows", strict=True)
 def test_an_empty_batch():
     model = get_case("case_9").high_level
     nothing = torch.zeros((0, 9), dtype=torch.long), torch.zeros(0, dtype=torch.long)

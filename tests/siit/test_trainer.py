@@ -39,6 +39,14 @@ EDGE_SIIT, SIIT, BEHAVIOUR = (RECIPES[name] for name in ("edge-siit", "siit", "b
 SHORT = EDGE_SIIT.changed(n_pairs=4, check_every=15, max_steps=40)
 
 
+def run_steps(trainer: Trainer, n_steps: int) -> None:
+    """So many steps with the last cool-down that every run ends with."""
+    for _ in range(n_steps):
+        trainer.step()
+        if trainer.state.step == trainer.recipe.last_cooling:
+            trainer.state.cooling_from = trainer.state.step
+
+
 def trainer_of(case_id: str, recipe: Recipe = EDGE_SIIT, seed: int = 0) -> Trainer:
     case = get_case(case_id)
     return Trainer(case, transformer_config(case), recipe, seed=seed)
@@ -379,8 +387,7 @@ def test_a_run_leaves_a_whole_checkpoint_and_a_log(whole_run):
 
 def test_the_weights_are_those_of_so_many_steps(whole_run):
     trainer = trainer_of("case_3", SHORT)
-    for _ in range(40):
-        trainer.step()
+    run_steps(trainer, 40)
     saved = load_checkpoint(whole_run).weights
     assert all(torch.equal(saved[name], tensor) for name, tensor in trainer.model.state_dict().items())
 
@@ -398,7 +405,7 @@ def test_the_log_holds_one_json_object_a_line_in_the_order_of_steps(whole_run, c
         assert [event["event"] for event in log].count("end") == 1 and log[-1]["event"] == "end"
         assert log[-1]["grade"] == "none" and log[-1]["cpu_seconds"] > 0
     checks = [event for event in log_of(whole_run) if event["event"] == "check"]
-    assert [event["step"] for event in checks] == [15, 30]
+    assert [event["step"] for event in checks] == [15, 30, 40]
     assert all(0 <= event[name] <= 1 for event in checks for name in ("behaviour", "edge_strict", "complement"))
     losses = [event["losses"] for event in log_of(whole_run) if event["event"] == "step"]
     assert all(set(loss) == {"behaviour", "circuit", "outside"} for loss in losses)
@@ -572,12 +579,11 @@ def test_a_folder_with_the_state_of_another_run_is_refused(changes, what, interr
 def test_a_restart_forgets_the_state(interrupted_run):
     train("case_3", out=interrupted_run, recipe=SHORT, seed=1, max_steps=12, restart=True)
     assert load_config(interrupted_run).provenance.seed == 1
-    trainer = trainer_of("case_3", SHORT, seed=1)
-    for _ in range(12):
-        trainer.step()
+    trainer = trainer_of("case_3", SHORT.changed(max_steps=12), seed=1)
+    run_steps(trainer, 12)
     saved = load_checkpoint(interrupted_run).weights
     assert all(torch.equal(saved[name], tensor) for name, tensor in trainer.model.state_dict().items())
-    assert [event["step"] for event in log_of(interrupted_run)] == [10, 12, 12]
+    assert [event["step"] for event in log_of(interrupted_run)] == [10, 12, 12, 12]
 
 
 def test_a_damaged_state_is_refused_and_can_be_started_over(interrupted_run):
@@ -616,7 +622,7 @@ def test_a_restart_replaces_a_finished_run(tmp_path, whole_run, quick_looks):
     train("case_3", out=folder, recipe=SHORT.changed(max_steps=5), seed=2, restart=True)
     provenance = load_config(folder).provenance
     assert (provenance.seed, provenance.steps) == (2, 5)
-    assert [event["event"] for event in log_of(folder)] == ["certificate", "end"]
+    assert [event["event"] for event in log_of(folder)] == ["check", "certificate", "end"]
 
 
 def test_a_run_has_a_folder_of_its_own_by_default(tmp_path, quick_looks, monkeypatch):
