@@ -250,8 +250,9 @@ class Transformer:
 
         `base` and `replacement` are what senders wrote ([sender, row, pos, d_model], as in `Run.senders`) on the
         base inputs and on whatever replaces (another run's rows, zeros, means); `edges` is a BoolTensor
-        [row, receivers, senders]. Only the first `senders_before(first_layer)` senders of `base` are read:
-        what comes later is computed anew, so no edge into a layer before `first_layer` may be exchanged.
+        [row, receivers, senders], or [1, receivers, senders] for the same edges in every row. Only the first
+        `senders_before(first_layer)` senders of `base` are read: what comes later is computed anew, so no edge into a
+        layer before `first_layer` may be exchanged.
         """
         config = self.config
         _, rows, width, d_model = replacement.shape
@@ -268,6 +269,9 @@ class Transformer:
 
         def exchanged(start: int, stop: int) -> Tensor:
             """What the exchanged edges add to the inputs of receivers start .. stop: [receiver, row, pos, d]."""
+            if len(mask) == 1:
+                mixed = mask[0, start:stop, : len(delta)] @ delta.flatten(1)
+                return mixed.view(stop - start, rows, width, d_model)
             mixed = torch.bmm(mask[:, start:stop, : len(delta)], delta.flatten(2).transpose(0, 1))
             return mixed.view(rows, stop - start, width, d_model).transpose(0, 1)
 

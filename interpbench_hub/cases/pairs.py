@@ -65,6 +65,9 @@ def split_bucket(tokens: Tensor, lengths: Tensor) -> Tensor:
 
 def in_split(case: "Case", tokens: Tensor, lengths: Tensor, split: Split) -> Tensor:
     """Which inputs may appear in a split: BoolTensor [batch]."""
+    if not is_split(case, case.max_len - 1):
+        # No length has enough inputs, the longest having the most.
+        return torch.ones(len(tokens), dtype=torch.bool)
     share = _SHARES[split]
     bucket = split_bucket(tokens, lengths)
     whole = torch.tensor([not is_split(case, n) for n in range(case.max_len)])

@@ -93,7 +93,7 @@ class Measurement:
 
     def _masked(self, run: PairRun, edges: Tensor, ablation: Ablation) -> Tensor:
         """Logits when the same set of edges [edge] is replaced in every row."""
-        mask = self.space.to_mask(edges[None]).expand(run.n_pairs, -1, -1)
+        mask = self.space.to_mask(edges[None])
         return self.model.interchange(run.base.senders, self._replacement(run, ablation), mask, run.base_lengths)
 
     # -- what is measured ----------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class Measurement:
             logits = self.model.interchange(
                 inputs.base.senders[:, base],
                 inputs.base.senders[:, source],
-                mask.expand(len(base), -1, -1),
+                mask,
                 inputs.base_lengths[base],
             )
             correct = self.reader.correct(logits, inputs.base_codes[base], inputs.base_there[base])
