@@ -11,8 +11,9 @@ from interpbench_hub.circuit import Circuit
 from interpbench_hub.constants import BOS, PAD
 from interpbench_hub.errors import CaseError
 from interpbench_hub.rasp.alignment import Alignment, align, prescribed_circuit
-from interpbench_hub.rasp.graph import Graph, build_graph
+from interpbench_hub.rasp.graph import build_graph
 from interpbench_hub.rasp.language import SOp, Value
+from interpbench_hub.rasp.variables import Graph
 
 if TYPE_CHECKING:
     import torch

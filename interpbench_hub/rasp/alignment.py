@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from interpbench_hub.circuit import EMBED, LOGITS, POS_EMBED, SLOTS, Circuit, Edge, Node, Role
-from interpbench_hub.rasp.graph import Graph, Variable
+from interpbench_hub.rasp.variables import Graph, Variable
 
 MIN_HEADS = 4
 """Heads a layer: more than most programs need, so that finding the circuit's heads is a task."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from interpbench_hub.circuit import EMBED, POS_EMBED, Node
 from interpbench_hub.errors import SettingError
 from interpbench_hub.rasp.alignment import Alignment, layer_of_variables, prescribed_circuit
-from interpbench_hub.rasp.graph import Graph, Variable, build_graph
+from interpbench_hub.rasp.graph import build_graph
 from interpbench_hub.rasp.language import SOp, Value
 from interpbench_hub.rasp.residual import Layout, vector, width
+from interpbench_hub.rasp.variables import Graph, Variable
 
 if TYPE_CHECKING:
     from torch import Tensor

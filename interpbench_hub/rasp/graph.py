@@ -6,12 +6,10 @@ are folded into whatever reads them. Knows nothing of layers, heads or batches.
 """
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 from interpbench_hub.circuit import Slot
 from interpbench_hub.errors import ProgramError
@@ -19,99 +17,11 @@ from interpbench_hub.rasp import language as rasp
 from interpbench_hub.rasp.evaluator import apply, in_order, selects
 from interpbench_hub.rasp.language import Encoding, Value
 from interpbench_hub.rasp.printing import expression, unique_names
+from interpbench_hub.rasp.value_sets import is_finite, means_of, value_set, without_near_copies
+from interpbench_hub.rasp.variables import Graph, Read, Variable, VariableKind
 
-MAX_VALUES = 10_000
-"""Most values a variable may take; a larger set cannot be told apart by a small transformer."""
 MAX_COMBINATIONS = 2_000_000
 """Most combinations of input values a SequenceMap is tabulated over."""
-
-VariableKind = Literal["tokens", "indices", "map", "fraction", "aggregate"]
-
-
-@dataclass(frozen=True)
-class Read:
-    """One variable read by another, in a head's slot or (slot None) as an MLP's input."""
-
-    variable: str
-    slot: Slot | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Variable:
-    """One variable of the high-level model.
-
-    Its value at a position is a code: a place in `values`, or `undefined` (= len(values)) for None.
-    """
-
-    name: str
-    kind: VariableKind
-    """`tokens` and `indices` are inputs; `map` (any MLP computation), `fraction` (the head of a selector width; its
-    value is the number of selected keys), `aggregate`."""
-    reads: tuple[Read, ...]
-    """What it reads: the arguments of a map; for heads those of keys, queries and values that are not constant."""
-    values: tuple[Value, ...]
-    may_be_undefined: bool
-    encoding: Encoding
-    is_positional: bool
-    """Whether the value depends on the position at most: the same in all inputs."""
-    meaning: str
-    text: str
-    """The expression it is computed by."""
-    function: Callable[..., Value] | None = None
-    """For a map: its value from those it reads."""
-    selects: Callable[[Value, Value], bool] | None = None
-    """For a head: whether a query value (second) selects a key value (first)."""
-    constants: tuple[tuple[Slot, Value], ...] = ()
-    """For a head: slots that hold the same constant everywhere instead of a variable."""
-    default: Value = None
-    """For an aggregate: its value where nothing is selected."""
-
-    @property
-    def classes(self) -> tuple[Value, ...]:
-        """The values, then None if the variable can be undefined."""
-        return (*self.values, None) if self.may_be_undefined else self.values
-
-    @property
-    def undefined(self) -> int:
-        """Code of the value None."""
-        return len(self.values)
-
-    @cached_property
-    def code_of(self) -> dict[Value, int]:
-        return {value: code for code, value in enumerate((*self.values, None))}
-
-    def code(self, value: Value) -> int:
-        """The code of a value; of a number, that of the nearest one: sums differ by rounding errors."""
-        if value is None or self.encoding == "categorical":
-            return self.code_of[value]
-        above = bisect_left(self.values, value)
-        near = range(max(above - 1, 0), min(above + 1, len(self.values)))
-        return min(near, key=lambda code: abs(self.values[code] - value))
-
-    def read_in(self, slot: Slot | None) -> str | None:
-        """Name of the variable read in a slot, None if the slot holds a constant."""
-        return next((read.variable for read in self.reads if read.slot == slot), None)
-
-
-@dataclass(frozen=True, eq=False)
-class Graph:
-    """A program's variables in an order in which they can be computed, `output` among them."""
-
-    variables: tuple[Variable, ...]
-    output: Variable
-    vocab: tuple[Value, ...]
-    min_tokens: int
-    """Shortest input, BOS not counted."""
-    max_tokens: int
-    """Longest input, BOS not counted."""
-    causal: bool
-
-    @cached_property
-    def _by_name(self) -> dict[str, Variable]:
-        return {variable.name: variable for variable in self.variables}
-
-    def __getitem__(self, name: str) -> Variable:
-        return self._by_name[name]
 
 
 def build_graph(
@@ -123,13 +33,6 @@ def build_graph(
     that is undefined somewhere, is selected by or enters a non-linear SequenceMap; a value set that explodes.
     """
     return _Builder(vocab, min_tokens, max_tokens, causal).build(program)
-
-
-def value_order(value: Value) -> tuple[Any, ...]:
-    """Sort key over values of all types: numbers, then strings, then the rest."""
-    if isinstance(value, int | float):
-        return (0, value, "")
-    return (1, 0, value) if isinstance(value, str) else (2, 0, repr(value))
 
 
 class _Builder:
@@ -260,7 +163,7 @@ class _Builder:
         encoding = encoding or sop.encoding
         # Inputs keep the vocabulary's order, and what merely passes values on keeps theirs: codes stay the same.
         keeps_order = kind in ("tokens", "indices") or (kind == "aggregate" and encoding == "categorical")
-        values = _value_set(values, name, keeps_order)
+        values = value_set(values, name, keeps_order)
         text = text or expression(sop, self.names)
         if encoding == "numerical":
             if may_be_undefined:
@@ -269,10 +172,10 @@ class _Builder:
                     "so map every input to a number or make the variable categorical"
                 )
             for value in values:
-                if not isinstance(value, int | float) or not _is_finite(value):
+                if not isinstance(value, int | float) or not is_finite(value):
                     raise ProgramError(f"variable {name!r} is numerical but takes the value {value!r}")
             if not keeps_order:
-                values = _without_near_copies(values)
+                values = without_near_copies(values)
         variable = Variable(
             name,
             kind,
@@ -383,7 +286,7 @@ class _Builder:
             undefined = inner.may_be_undefined
             values = list(inner.values)
             if sop.encoding == "numerical":
-                values = _means(values, self.max_tokens, name)
+                values = means_of(values, self.max_tokens, name)
         if sop.encoding == "numerical" and empty:
             values.append(0)
         return self._add(
@@ -428,55 +331,3 @@ class _Builder:
 
 def _identity(value: Value) -> Value:
     return value
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        # An integer beyond the range of floats.
-        return False
-
-
-def _value_set(values: Iterable[Value], name: str, keeps_order: bool) -> tuple[Value, ...]:
-    try:
-        unique = dict.fromkeys(values)
-    except TypeError as error:
-        raise ProgramError(f"variable {name!r} takes a value that cannot be told apart: {error}") from error
-    if any(value != value for value in unique):
-        raise ProgramError(f"variable {name!r} takes the value NaN, which equals nothing; return None for undefined")
-    if len(unique) > MAX_VALUES:
-        raise ProgramError(
-            f"variable {name!r} takes {len(unique)} values; at most {MAX_VALUES} can be told apart, so round or "
-            "coarsen it first"
-        )
-    if not unique:
-        raise ProgramError(f"variable {name!r} is undefined for every input")
-    return tuple(unique) if keeps_order else tuple(sorted(unique, key=value_order))
-
-
-def _without_near_copies(values: tuple[Value, ...]) -> tuple[Value, ...]:
-    """Ascending numbers without those that differ from another by a rounding error; of such, the roundest stays."""
-    groups: dict[float, Value] = {}
-    for value in values:
-        # Adding 0.0 turns -0.0 into 0.0.
-        key = round(value, 9) + 0.0
-        if key not in groups or abs(value - key) < abs(groups[key] - key):
-            groups[key] = value
-    return tuple(sorted(groups.values()))
-
-
-def _means(values: Sequence[Value], most: int, name: str) -> list[float]:
-    """Means of one to `most` of the values."""
-    sums: dict[float, float] = {0.0: 0.0}
-    means: dict[float, float] = {}
-    for count in range(1, most + 1):
-        # Rounded keys join sums that differ by the order of additions only.
-        sums = {round(total + value, 9): total + value for total in sums.values() for value in values}
-        means.update((round(total / count, 9), total / count) for total in sums.values())
-        if len(means) > MAX_VALUES:
-            raise ProgramError(
-                f"variable {name!r} has more than {MAX_VALUES} possible means of {len(values)} values; average fewer "
-                "distinct values"
-            )
-    return list(means.values())

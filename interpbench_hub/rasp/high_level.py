@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interpbench_hub.circuit import LOGITS, Circuit, Edge, Slot
 from interpbench_hub.rasp.alignment import Alignment, prescribed_circuit
-from interpbench_hub.rasp.graph import Graph, Read, Variable
+from interpbench_hub.rasp.variables import Graph, Read, Variable
 
 Values = dict[str, Tensor]
 """Codes of every variable: LongTensor [batch, pos] each, BOS not among the positions."""
@@ -195,7 +195,7 @@ class HighLevelModel:
 
     def _select(self, variable: Variable, chosen: Tensor, codes: Tensor, count: Tensor) -> Tensor:
         """The value of a categorical aggregate: what all selected keys hold, ambiguous if they differ."""
-        # Codes are below 2**15 (`graph.MAX_VALUES`): short integers halve the time of these large tensors.
+        # Codes are below 2**15 (`value_sets.MAX_VALUES`): short integers halve the time of these large tensors.
         spread = codes.to(torch.int16)[:, None, :]
         low = torch.where(chosen, spread, torch.iinfo(torch.int16).max).amin(-1)
         high = torch.where(chosen, spread, -1).amax(-1)

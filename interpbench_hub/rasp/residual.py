@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from interpbench_hub.constants import BOS
-from interpbench_hub.rasp.graph import Graph, Variable
 from interpbench_hub.rasp.language import Value
+from interpbench_hub.rasp.variables import Graph, Variable
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from interpbench_hub.circuit import Slot
 from interpbench_hub.errors import ProgramError
-from interpbench_hub.rasp.graph import Graph, Variable
 from interpbench_hub.rasp.language import Value
 from interpbench_hub.rasp.residual import magnitude, vector, width
+from interpbench_hub.rasp.variables import Graph, Variable
 
 MARGIN = 20.0
 """Between the scores of keys that differ: e^-20 of attention is lost, which float32 does not see."""

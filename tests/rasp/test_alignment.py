@@ -30,9 +30,10 @@ from interpbench_hub.rasp.alignment import (
     prescribed_circuit,
 )
 from interpbench_hub.rasp.evaluator import in_order
-from interpbench_hub.rasp.graph import Graph, build_graph
+from interpbench_hub.rasp.graph import build_graph
 from interpbench_hub.rasp.language import Indices, Tokens
 from interpbench_hub.rasp.printing import unique_names
+from interpbench_hub.rasp.variables import Graph
 from tests.strategies import RandomProgram, programs
 
 CASES = [case.id for case in list_cases() if case.id.startswith("case_")]

@@ -27,8 +27,9 @@ from interpbench_hub.rasp import (
 from interpbench_hub.rasp.alignment import Alignment, align, prescribed_circuit
 from interpbench_hub.rasp.compiler import compile_to_transformer, smallest_alignment
 from interpbench_hub.rasp.evaluator import evaluate
-from interpbench_hub.rasp.graph import Graph, build_graph
+from interpbench_hub.rasp.graph import build_graph
 from interpbench_hub.rasp.high_level import HighLevelModel
+from interpbench_hub.rasp.variables import Graph
 from tests.strategies import EXAMPLES, LETTERS, RandomProgram, backwards, before, previous, programs, same, share_of_a
 
 VECTORS = Path(__file__).parents[1] / "data" / "vectors"

@@ -28,8 +28,10 @@ from interpbench_hub.rasp import (
     tokens,
 )
 from interpbench_hub.rasp.evaluator import evaluate, in_order
-from interpbench_hub.rasp.graph import MAX_COMBINATIONS, MAX_VALUES, Graph, Read, Variable, build_graph, value_order
+from interpbench_hub.rasp.graph import MAX_COMBINATIONS, build_graph
 from interpbench_hub.rasp.printing import unique_names
+from interpbench_hub.rasp.value_sets import MAX_VALUES, value_order
+from interpbench_hub.rasp.variables import Graph, Read, Variable
 from tests.strategies import RandomProgram, programs
 
 CASES = [case.id for case in list_cases() if case.id.startswith("case_")]

@@ -30,10 +30,11 @@ from interpbench_hub.rasp import (
 )
 from interpbench_hub.rasp.alignment import Alignment, align
 from interpbench_hub.rasp.evaluator import evaluate, in_order
-from interpbench_hub.rasp.graph import Graph, Variable, build_graph
+from interpbench_hub.rasp.graph import build_graph
 from interpbench_hub.rasp.high_level import HighLevelModel
 from interpbench_hub.rasp.language import Indices, Tokens
 from interpbench_hub.rasp.printing import unique_names
+from interpbench_hub.rasp.variables import Graph, Variable
 from tests.strategies import RandomProgram, programs
 
 CASES = [case.id for case in list_cases() if case.id.startswith("case_")]

@@ -11,7 +11,7 @@ import pytest
 
 from interpbench_hub.cases import get_case
 from interpbench_hub.rasp.compiler import compile_to_transformer, smallest_alignment
-from interpbench_hub.rasp.graph import Graph, Variable
+from interpbench_hub.rasp.variables import Graph, Variable
 
 STRUCTURE: dict[str, list[str]] = json.loads(
     (Path(__file__).parents[1] / "data" / "tracr_structure.json").read_text(encoding="utf-8")
