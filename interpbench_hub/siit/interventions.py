@@ -25,8 +25,9 @@ class EdgeSpace:
         self.receiver = torch.tensor([place[0] for place in places], device=self.device)
         self.sender = torch.tensor([place[1] for place in places], device=self.device)
         self.in_circuit = torch.tensor([edge in circuit for edge in self.edges], device=self.device)
-        place_of = {edge: place for place, edge in enumerate(self.edges)}
-        self.circuit_places = torch.tensor([place_of[edge] for edge in circuit], device=self.device)
+        self.index = {edge: place for place, edge in enumerate(self.edges)}
+        """Place of every edge in `edges`."""
+        self.circuit_places = torch.tensor([self.index[edge] for edge in circuit], device=self.device)
         """Place in `edges` of every circuit edge, in the circuit's order."""
 
     @property
