@@ -1,18 +1,12 @@
 """Making the bundled collection: certified checkpoints go in, the manifest is renewed."""
 
-from importlib import resources
 from pathlib import Path
 
 from interpbench_hub.checkpoint import load_checkpoint, save_checkpoint
 from interpbench_hub.errors import CheckpointError
-from interpbench_hub.hub import write_manifest
+from interpbench_hub.hub import COLLECTION, write_manifest
 
 _ID_OF_RECIPE = {"edge-siit": "{case}", "siit": "{case}_siit", "behaviour": "{case}_natural"}
-
-
-def collection_folder() -> Path:
-    """The folder of the collection that comes with this package."""
-    return Path(str(resources.files("interpbench_hub"))) / "collection"
 
 
 def bundle(folder: str | Path, collection: str | Path | None = None) -> Path:
@@ -24,7 +18,7 @@ def bundle(folder: str | Path, collection: str | Path | None = None) -> Path:
     checkpoint = load_checkpoint(folder)
     if checkpoint.certificate is None:
         raise CheckpointError(f"{folder} has no certificate; run `interpbench certify {folder}` first")
-    target = Path(collection) if collection is not None else collection_folder()
+    target = Path(collection) if collection is not None else COLLECTION
     config = checkpoint.config
     name = _ID_OF_RECIPE.get(config.provenance.recipe, "{case}_" + config.provenance.recipe)
     place = target / name.format(case=config.case)

@@ -10,6 +10,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CIRCUIT_FILE = "circuit.json"
 CERTIFICATE_FILE = "certificate.json"
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, CIRCUIT_FILE)
+"""What a checkpoint cannot do without; the certificate comes when it has been measured."""
 CARD_FILE = "README.md"
 MANIFEST_FILE = "manifest.json"
 

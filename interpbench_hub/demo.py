@@ -6,6 +6,8 @@ import time
 from rich.console import Console
 from rich.table import Table
 
+from interpbench_hub.constants import MODEL_FILES
+
 MODEL = "interpbench/case_3"
 N_INPUTS = 5
 LIVE_PAIRS = 256
@@ -33,7 +35,7 @@ def run_demo(console: Console) -> None:
     console.print(f"\nIts circuit, {len(circuit)} of {len(circuit.universe)} edges:", highlight=False, soft_wrap=True)
     console.print(str(circuit), highlight=False, markup=False, soft_wrap=True)
     console.print(f"\nIts certificate:\n{certificate}\n", highlight=False, markup=False, soft_wrap=True)
-    _verify(console, case, resolve(MODEL, files=("config.json", "model.safetensors", "circuit.json")))
+    _verify(console, case, resolve(MODEL, files=MODEL_FILES))
     console.print(f"{time.perf_counter() - started:.1f} s in all", highlight=False, soft_wrap=True)
 
 

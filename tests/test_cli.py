@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from interpbench_hub import cli
 from interpbench_hub.checkpoint import load_checkpoint
-from interpbench_hub.collecting import bundle, collection_folder
+from interpbench_hub.collecting import bundle
 from interpbench_hub.errors import CheckpointError
-from interpbench_hub.hub import load_manifest
+from interpbench_hub.hub import COLLECTION, load_manifest
 from interpbench_hub.siit import measure
 
 runner = CliRunner()
@@ -129,4 +129,4 @@ def test_demo_runs_on_the_bundled_model():
 
 
 def test_the_collection_is_the_packages_own():
-    assert collection_folder().joinpath("manifest.json").is_file()
+    assert COLLECTION.joinpath("manifest.json").is_file()

@@ -60,7 +60,7 @@ class HighLevelModel:
     @property
     def output_ambiguous(self) -> int:
         """Code of an ambiguous output."""
-        return len(self.graph.output.values) + 1
+        return self.graph.output.ambiguous
 
     def selects_alike(self, head: Variable) -> bool:
         """Whether a head selects the same keys whatever keys and queries hold."""
@@ -146,7 +146,7 @@ class HighLevelModel:
         if variable.kind == "fraction":
             return count
         codes = slots.get("v", zero.expand(batch, width))
-        ambiguous = len(variable.values) + 1
+        ambiguous = variable.ambiguous
         if variable.encoding == "numerical":
             numbers = self._means[variable.name].numbers[codes] * valid
             result = self._means[variable.name].codes(numbers @ weights, count)
@@ -169,7 +169,7 @@ class HighLevelModel:
         if self.graph.causal:
             chosen &= torch.ones(width, width, dtype=torch.bool, device=valid.device).tril()
         count = chosen.sum(-1)
-        ambiguous = len(variable.values) + 1
+        ambiguous = variable.ambiguous
         codes = slots.get("v", zero.expand(batch, width))
         if variable.kind == "fraction":
             result = count
@@ -191,7 +191,7 @@ class HighLevelModel:
 
     def _holds_ambiguous(self, variable: Variable, slot: Slot, codes: Tensor) -> bool:
         name = variable.read_in(slot)
-        return name is not None and bool((codes == len(self.graph[name].values) + 1).any())
+        return name is not None and bool((codes == self.graph[name].ambiguous).any())
 
     def _select(self, variable: Variable, chosen: Tensor, codes: Tensor, count: Tensor) -> Tensor:
         """The value of a categorical aggregate: what all selected keys hold, ambiguous if they differ."""
@@ -201,7 +201,7 @@ class HighLevelModel:
         high = torch.where(chosen, spread, -1).amax(-1)
         # Codes of an aggregate are those of what it averages: equal selected values pass on as they are.
         result = torch.where(count == 0, variable.undefined, low.long())
-        return torch.where(low < high, len(variable.values) + 1, result)
+        return torch.where(low < high, variable.ambiguous, result)
 
 
 def _look_up(table: Tensor, codes: Sequence[Tensor]) -> Tensor:
@@ -217,7 +217,7 @@ def _table(graph: Graph, variable: Variable) -> Tensor:
     if variable.kind == "map":
         assert variable.function is not None
         inputs = [graph[read.variable] for read in variable.reads]
-        table = torch.full([len(v.values) + 2 for v in inputs], len(variable.values) + 1)
+        table = torch.full([len(v.values) + 2 for v in inputs], variable.ambiguous)
         flat = [variable.code(variable.function(*values)) for values in product(*((*v.values, None) for v in inputs))]
         table[tuple(slice(-1) for _ in inputs)] = torch.tensor(flat).reshape([len(v.values) + 1 for v in inputs])
         return table

@@ -60,6 +60,11 @@ class Variable:
         """Code of the value None."""
         return len(self.values)
 
+    @property
+    def ambiguous(self) -> int:
+        """Code of a value that an interchange leaves without a meaning (see `HighLevelModel`)."""
+        return len(self.values) + 1
+
     @cached_property
     def code_of(self) -> dict[Value, int]:
         return {value: code for code, value in enumerate((*self.values, None))}

@@ -22,7 +22,7 @@ class OutputReader:
     def __init__(self, case: Case, device: torch.device | str = "cpu") -> None:
         output = case.graph.output
         self.categorical = case.categorical
-        self.ambiguous = len(output.values) + 1
+        self.ambiguous = output.ambiguous
         self.n_classes = case.d_vocab_out
         numbers = [] if case.categorical else [float(value) for value in output.values]
         self._numbers = torch.tensor(numbers, device=device)

@@ -23,7 +23,7 @@ from interpbench_hub.checkpoint import (
     weights_digest,
 )
 from interpbench_hub.circuit import Circuit
-from interpbench_hub.constants import CERTIFICATE_FILE, CIRCUIT_FILE, CONFIG_FILE, TRAINING_STATE_FILE, WEIGHTS_FILE
+from interpbench_hub.constants import CERTIFICATE_FILE, CONFIG_FILE, MODEL_FILES, TRAINING_STATE_FILE
 from interpbench_hub.errors import SettingError
 from interpbench_hub.hub import HubOptions, resolve
 from interpbench_hub.loader import checked_device
@@ -76,7 +76,7 @@ def train(
         trainer = Trainer(case, transformer_config(case), chosen, seed=seed, device=device)
         if restart:
             # The configuration goes first: without it a folder is no checkpoint, so nothing half-deleted loads.
-            for file in (CONFIG_FILE, TRAINING_STATE_FILE, CERTIFICATE_FILE, CIRCUIT_FILE, WEIGHTS_FILE):
+            for file in (*MODEL_FILES, CERTIFICATE_FILE, TRAINING_STATE_FILE):
                 (folder / file).unlink(missing_ok=True)
         elif _is_finished(folder, trainer):
             return folder
@@ -103,27 +103,27 @@ def certify(
         **hub: `revision`, `cache_dir`, `token`, `local_files_only` as in `load_model`.
     """
     checked_device(device)
-    files = (CONFIG_FILE, WEIGHTS_FILE, CIRCUIT_FILE)
-    checkpoint = load_checkpoint(resolve(name_or_path, files=files, **hub))
-    case = get_case(checkpoint.config.case)
-    with one_thread():
-        model = Transformer(checkpoint.config.transformer, device=device)
-        model.load_state_dict(checkpoint.weights)
-        return measure(case, model, weights_sha256=weights_digest(checkpoint.weights), seed=seed, progress=progress)
+    return _measured(load_checkpoint(resolve(name_or_path, files=MODEL_FILES, **hub)), seed, device, progress)
 
 
 def certify_folder(
     folder: str | Path, *, seed: int = 0, device: str = "cpu", progress: Progress | None = None
 ) -> Certificate:
     """Measure a checkpoint folder's certificate and write it, and the circuit's measured effects, into the folder."""
-    folder = Path(folder)
-    certificate = certify(folder, seed=seed, device=device, progress=progress)
+    checked_device(device)
     checkpoint = load_checkpoint(folder)
-    case = get_case(checkpoint.config.case)
-    save_checkpoint(
-        Checkpoint(checkpoint.config, checkpoint.weights, measured_circuit(case, certificate), certificate), folder
-    )
+    certificate = _measured(checkpoint, seed, device, progress)
+    circuit = measured_circuit(get_case(checkpoint.config.case), certificate)
+    save_checkpoint(Checkpoint(checkpoint.config, checkpoint.weights, circuit, certificate), folder)
     return certificate
+
+
+def _measured(checkpoint: Checkpoint, seed: int, device: str, progress: Progress | None) -> Certificate:
+    case = get_case(checkpoint.config.case)
+    with one_thread():
+        model = Transformer(checkpoint.config.transformer, device=device)
+        model.load_state_dict(checkpoint.weights)
+        return measure(case, model, weights_sha256=weights_digest(checkpoint.weights), seed=seed, progress=progress)
 
 
 def measured_circuit(case: Case, certificate: Certificate) -> Circuit:
