@@ -221,7 +221,11 @@ def load_certificate_file(folder: str | Path) -> Certificate:
 def load_weights(
     folder: str | Path, config: CheckpointConfig, *, device: "torch.device | str" = "cpu"
 ) -> "dict[str, Tensor]":
-    """The parameters in a folder's `model.safetensors`, checked against the configuration."""
+    """The parameters in a folder's `model.safetensors`, checked against the configuration.
+
+    Those saved in half precision come back in single precision, the same numbers.
+    """
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -242,7 +246,8 @@ def load_weights(
         ) from error
     with _naming(path):
         check_state(state, config.transformer)
-    return {name: tensor.to(device) for name, tensor in state.items()}
+    single = {torch.float16: torch.float32}
+    return {name: tensor.to(device, single.get(tensor.dtype)) for name, tensor in state.items()}
 
 
 def weights_sha256(folder: str | Path) -> str:
@@ -282,7 +287,12 @@ def check_certificate(certificate: Certificate, sha256: str, *, file: str | Path
 def _weights_bytes(weights: "Mapping[str, Tensor]") -> bytes:
     from safetensors.torch import save
 
+    import torch
+
     state = {name: weights[name].detach().to("cpu", copy=True).contiguous() for name in sorted(weights)}
+    if all(tensor.dtype == torch.float32 and torch.equal(tensor, tensor.half().float()) for tensor in state.values()):
+        # Nothing is lost, and the file is half as large.
+        state = {name: tensor.half() for name, tensor in state.items()}
     # Files say "format: pt" by custom; some readers refuse those that do not.
     return save(state, metadata={"format": "pt"})
 

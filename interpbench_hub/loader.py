@@ -60,7 +60,7 @@ def load_model(
         force_download: Fetch from the Hub even what is bundled or cached.
         local_files_only: Make no request.
         device: Where the model lives; a device of torch that this machine has.
-        dtype: Floating-point type of the weights, as a torch dtype or its name; as saved if None.
+        dtype: Floating-point type of the weights, as a torch dtype or its name; float32 if None.
 
     Raises:
         SettingError: `device` or `dtype` cannot be; found out before anything is fetched.
@@ -223,6 +223,6 @@ def _checked_dtype(dtype: "torch.dtype | str | None") -> "torch.dtype | None":
     found = known.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
     if dtype is not None and found not in known.values():
         raise SettingError(
-            f"dtype is {dtype!r}; it is None (as saved) or one of {', '.join(known)}, by name or from torch"
+            f"dtype is {dtype!r}; it is None (float32) or one of {', '.join(known)}, by name or from torch"
         )
     return found

@@ -1,5 +1,7 @@
 """A batch of pairs run through both models, and the comparison of the low-level output with high-level targets."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -69,22 +71,52 @@ def to_ids(case: Case, tokens: Tensor, lengths: Tensor) -> Tensor:
     return F.pad(tokens.masked_fill(beyond, case.pad_id), (1, 0), value=case.bos_id)
 
 
+@dataclass
 class PairRun:
     """Sources and bases of a batch of pairs after one plain pass through the high- and the low-level model."""
 
-    def __init__(self, case: Case, high_level: HighLevelModel, model: Transformer, pairs: Pairs) -> None:
-        self.high_level, self.pairs = high_level, pairs
-        self.n_pairs = pairs.n_pairs
+    high_level: HighLevelModel
+    pairs: Pairs
+    values: Values
+    """Codes of every variable: sources, then bases."""
+    lengths: Tensor
+    """Positions of each row, BOS included: sources, then bases."""
+    there: Tensor
+    """Real positions [row, pos], BOS left out."""
+    run: Run
+
+    @classmethod
+    def of(cls, case: Case, high_level: HighLevelModel, model: Transformer, pairs: Pairs) -> "PairRun":
+        """Run both models on a batch of pairs."""
         tokens = torch.cat([pairs.source, pairs.base])
         token_lengths = torch.cat([pairs.source_lengths, pairs.base_lengths])
-        self.values = high_level.run(tokens, token_lengths)
-        self.lengths = token_lengths + 1
-        """Positions of each row, BOS included: sources, then bases."""
-        self.there = torch.arange(tokens.shape[1], device=tokens.device) < token_lengths[:, None]
-        """Real positions [row, pos], BOS left out."""
-        self.run = model.run(to_ids(case, tokens, token_lengths), self.lengths)
-        self.codes = self.values[high_level.graph.output.name]
+        there = torch.arange(tokens.shape[1], device=tokens.device) < token_lengths[:, None]
+        run = model.run(to_ids(case, tokens, token_lengths), token_lengths + 1)
+        return cls(high_level, pairs, high_level.run(tokens, token_lengths), token_lengths + 1, there, run)
+
+    def by_base_length(self) -> Iterator["PairRun"]:
+        """The pairs of each base length by themselves, cut to that length: what lies beyond it counts for nothing."""
+        for n_tokens in torch.unique(self.pairs.base_lengths).tolist():
+            places = torch.where(self.pairs.base_lengths == n_tokens)[0]
+            rows = torch.cat([places, self.n_pairs + places])
+            base, base_lengths, source, source_lengths = self.pairs[places]
+            yield PairRun(
+                self.high_level,
+                Pairs(base[:, :n_tokens], base_lengths, source[:, :n_tokens], source_lengths),
+                {name: codes[rows, :n_tokens] for name, codes in self.values.items()},
+                self.lengths[rows].clamp(max=n_tokens + 1),
+                self.there[rows, :n_tokens],
+                Run(self.run.senders[:, rows, : n_tokens + 1], self.run.logits[rows, : n_tokens + 1]),
+            )
+
+    @property
+    def n_pairs(self) -> int:
+        return self.pairs.n_pairs
+
+    @property
+    def codes(self) -> Tensor:
         """Output codes of every row."""
+        return self.values[self.high_level.graph.output.name]
 
     @cached_property
     def source(self) -> Run:
@@ -97,6 +129,12 @@ class PairRun:
     @property
     def base_lengths(self) -> Tensor:
         return self.lengths[self.n_pairs :]
+
+    @property
+    def base_padding(self) -> Tensor | None:
+        """`base_lengths` if some base is padded, else None."""
+        lengths = self.base_lengths
+        return lengths if bool((lengths < self.run.logits.shape[1]).any()) else None
 
     @property
     def base_there(self) -> Tensor:

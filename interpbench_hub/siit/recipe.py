@@ -31,6 +31,10 @@ class Recipe:
     """What replaces outside the circuit, in equal shares."""
     related_share: float = 0.25
     """Share of pairs whose source is the base with some tokens changed."""
+    replayed_share: float = 0.25
+    """Share of pairs that are the worst ones of the last 16 steps, drawn again with their interventions."""
+    probe_weight: float = 1.0
+    """Weight of the probes' loss; it falls with the learning rate and is 0 in a cool-down."""
     learning_rate: float = 3e-3
     """Peak learning rate of Adam."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -41,10 +45,12 @@ class Recipe:
     """Steps over which the learning rate rises to its peak."""
     steady_steps: int = 500
     """Steps at the peak; from there on the learning rate falls with the square root of the step."""
-    max_steps: int = 12_000
+    averaged_share: float = 0.1
+    """Share of all steps so far over which the parameters are averaged; checks look at the average."""
+    max_steps: int = 8_000
     """Steps after which training ends, whatever the grade."""
-    check_every: int = 250
-    """Steps between quick checks. A good one starts a cool-down, at whose end the model is certified."""
+    check_every: int = 125
+    """Least number of steps between quick checks, which are an eighth of the steps so far apart."""
     good_enough: float = 0.95
     """Least accuracy in a quick check that starts a cool-down: the noise of a high learning rate hides the rest."""
     cool_down: float = 0.25
@@ -56,12 +62,12 @@ class Recipe:
         for name in ("n_pairs", "steady_steps", "max_steps", "check_every"):
             if getattr(self, name) < 1:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 1")
-        for name in ("circuit_groups", "outside_groups", "warm_up", "cool_down"):
+        for name in ("circuit_groups", "outside_groups", "probe_weight", "warm_up", "cool_down"):
             if getattr(self, name) < 0:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 0")
         if not self.learning_rate > 0:
             raise SettingError(f"recipe {self.name}: learning_rate is {self.learning_rate!r}; it is above 0")
-        for name in ("node_share", "related_share", "good_enough"):
+        for name in ("node_share", "related_share", "replayed_share", "good_enough"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is a share from 0 to 1")
         if self.goal not in ("path", "node", "behaviour"):
@@ -82,6 +88,16 @@ class Recipe:
             return self.rate(cooling_from) * max(0.01, left)
         falling = min(1.0, math.sqrt(self.steady_steps / (step + 1)))
         return self.learning_rate * falling * min(1.0, (step + 1) / max(self.warm_up, 1))
+
+    def probe_weight_at(self, step: int, cooling_from: int | None = None) -> float:
+        """Weight of the probes' loss in a step: they lead at first, and what the program needs has the last word."""
+        if cooling_from is not None:
+            return 0.0
+        return self.probe_weight * min(1.0, math.sqrt(self.steady_steps / (step + 1)))
+
+    def check_after(self, step: int) -> int:
+        """Step of the next quick check, seen from a step."""
+        return step + max(self.check_every, step // 8)
 
     def cooling_steps(self, step: int) -> int:
         """Steps of a cool-down that starts after `step` steps; it never outlasts the run."""
@@ -135,11 +151,15 @@ SIIT = Recipe(
     outside_level="node",
     ablations=("resample",),
     related_share=0.0,
+    replayed_share=0.0,
+    probe_weight=0.0,
     goal="node",
 )
 """Strict Interchange Intervention Training per node, as in the InterpBench paper (arXiv:2407.14494)."""
 
-BEHAVIOUR = Recipe("behaviour", circuit_groups=0, outside_groups=0, related_share=0.0, goal="behaviour")
+BEHAVIOUR = Recipe(
+    "behaviour", circuit_groups=0, outside_groups=0, related_share=0.0, probe_weight=0.0, goal="behaviour"
+)
 """Plain supervised training on the program's outputs: a natural model of the same task."""
 
 RECIPES = {recipe.name: recipe for recipe in (EDGE_SIIT, SIIT, BEHAVIOUR)}

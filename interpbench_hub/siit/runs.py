@@ -27,15 +27,17 @@ from interpbench_hub.constants import CERTIFICATE_FILE, CONFIG_FILE, MODEL_FILES
 from interpbench_hub.errors import SettingError
 from interpbench_hub.hub import HubOptions, resolve
 from interpbench_hub.loader import checked_device
-from interpbench_hub.siit.measure import Progress, measure
+from interpbench_hub.siit.attempts import run_folder
+from interpbench_hub.siit.lock import folder_lock
+from interpbench_hub.siit.machine import Clock, hardware, one_thread
+from interpbench_hub.siit.measure import Progress, QuickCheck, measure
 from interpbench_hub.siit.recipe import Recipe, get_recipe
 from interpbench_hub.siit.sizes import transformer_config
-from interpbench_hub.siit.trainer import QUICK_PAIRS, Clock, Report, Trainer, better, hardware, one_thread
+from interpbench_hub.siit.trainer import Report, Trainer, better
 from interpbench_hub.siit.training_state import TrainingLog, TrainingState
 from interpbench_hub.transformer import Transformer
 
 STEP_EVENTS_EVERY = 10
-CLOSER_PAIRS = 2_048
 
 
 def train(
@@ -64,15 +66,16 @@ def train(
 
     Raises:
         SettingError: the folder holds another run, a recipe's field or the device cannot be as given.
+        BusyError: another process is training in the folder.
 
     >>> train("case_3", out="runs/case_3", seed=0)  # doctest: +SKIP
     """
     case = get_case(case) if isinstance(case, str) else case
     chosen = get_recipe(recipe).changed(**changes)
     checked_device(device)
-    folder = Path(out) if out is not None else Path("runs") / case.id / f"{chosen.name}_{seed}"
+    folder = Path(out) if out is not None else run_folder("runs", case.id, chosen.name, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    with one_thread():
+    with folder_lock(folder), one_thread():
         trainer = Trainer(case, transformer_config(case), chosen, seed=seed, device=device)
         if restart:
             # The configuration goes first: without it a folder is no checkpoint, so nothing half-deleted loads.
@@ -187,7 +190,8 @@ class _Run:
                     rates = {"behaviour": losses.behaviour, "circuit": losses.circuit, "outside": losses.outside}
                     self._event("step", losses={name: round(loss, 6) for name, loss in rates.items()})
                 cooled = state.cooling_from is not None and state.step >= self._cooled_at(state.cooling_from)
-                if cooled or state.step % recipe.check_every == 0:
+                if cooled or state.step >= state.next_check:
+                    state.next_check = recipe.check_after(state.step)
                     done = self._check(cooled)
                     self._save(state)
                 if state.cooling_from is None and state.step == recipe.last_cooling:
@@ -206,15 +210,34 @@ class _Run:
         return start + self.trainer.recipe.cooling_steps(start)
 
     def _check(self, cooled: bool) -> bool:
-        """Look at the model; start a cool-down when it looks right, certify it at the end of one.
+        """Look at the model: certify it if it looks right, start a cool-down if it nearly does.
 
         Returns whether the recipe's goal is reached.
         """
-        trainer, recipe, state = self.trainer, self.trainer.recipe, self.trainer.state
-        check = trainer.check(CLOSER_PAIRS if cooled else QUICK_PAIRS)
+        recipe, state = self.trainer.recipe, self.trainer.state
+        # After an attempt that fell short, training gets time to mend it.
+        has_waited = state.step >= 1.25 * state.last_attempt
+        if cooled:
+            state.cooling_from, state.last_attempt = None, state.step
+        look = self._look(is_close=False)
+        if has_waited and recipe.reaches_goal(look, THRESHOLD):
+            # The closer look saves most of the certificates, which cost far more, that would fall short.
+            look = self._look(is_close=True)
+            if recipe.reaches_goal(look, THRESHOLD):
+                state.last_attempt = state.step
+                if recipe.is_done(self._certify()):
+                    return True
+        if not cooled and state.cooling_from is None and has_waited and recipe.reaches_goal(look, recipe.good_enough):
+            state.cooling_from = state.step
+        return False
+
+    def _look(self, *, is_close: bool) -> QuickCheck:
+        state = self.trainer.state
+        check = self.trainer.check(is_close=is_close)
         self._event(
             "check",
-            rate=recipe.rate(state.step - 1, state.cooling_from),
+            is_close=is_close,
+            rate=self.trainer.recipe.rate(state.step - 1, state.cooling_from),
             behaviour=check.behaviour,
             node_interchange=check.node_interchange,
             edge_interchange=check.edge_interchange,
@@ -223,21 +246,14 @@ class _Run:
             complement=check.complement,
             weak=[list(item) for item in check.weak[:5]],
         )
-        if cooled:
-            state.cooling_from, state.last_attempt = None, state.step
-            # The closer look saves most of the certificates, which cost far more, that would fall short.
-            return recipe.reaches_goal(check, THRESHOLD) and recipe.is_done(self._certify())
-        # After an attempt that fell short, training gets time to mend it.
-        has_waited = state.step >= 1.25 * state.last_attempt
-        if state.cooling_from is None and has_waited and recipe.reaches_goal(check, recipe.good_enough):
-            state.cooling_from = state.step
-        return False
+        return check
 
     def _certify(self) -> Certificate:
         trainer = self.trainer
         clock = Clock()
-        weights = {name: tensor.cpu() for name, tensor in trainer.model.state_dict().items()}
-        certificate = measure(trainer.case, trainer.model, weights_sha256=weights_digest(weights))
+        model = trainer.averaged()
+        weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+        certificate = measure(trainer.case, model, weights_sha256=weights_digest(weights))
         self.certificate_cpu_seconds += clock.cpu_seconds
         self._event(
             "certificate",

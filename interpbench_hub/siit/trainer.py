@@ -9,29 +9,29 @@ Strict interchange intervention training is due to Gupta et al. 2024 (arXiv:2407
 training to Geiger et al. 2022 (arXiv:2112.00826); doing it edge by edge is this project's.
 """
 
-import platform
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
-from interpbench_hub.cases.pairs import Pairs, PairSampler, seeded
+from interpbench_hub.cases.pairs import seeded
 from interpbench_hub.certificate import GRADES, Certificate
-from interpbench_hub.siit.interventions import EdgeSpace, InterventionDraw
+from interpbench_hub.siit.adam import Adam
+from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
+from interpbench_hub.siit.interventions import EdgeSpace
 from interpbench_hub.siit.measure import QuickCheck, quick_check
-from interpbench_hub.siit.pair_run import OutputReader, PairRun
+from interpbench_hub.siit.pair_run import OutputReader
+from interpbench_hub.siit.probes import Probes
 from interpbench_hub.siit.recipe import Recipe
 from interpbench_hub.siit.training_state import TrainingState
-from interpbench_hub.transformer import Transformer, TransformerConfig
+from interpbench_hub.transformer import Run, Transformer, TransformerConfig
 
-QUICK_PAIRS = 256
-QUICK_PAIRS_STRICT = 64
+QUICK_PAIRS, QUICK_EDGE_ROWS = 256, 1_024
+CLOSE_PAIRS, CLOSE_EDGE_ROWS = 2_048, 8_192
 
 
 @dataclass
@@ -56,11 +56,13 @@ class Trainer:
         self.case, self.config, self.recipe, self.seed = case, config, recipe, seed
         self.device = torch.device(device)
         self.model = Transformer(config, seed=seeded("weights", case.id, seed), device=self.device)
-        self.high_level = case.high_level if self.device.type == "cpu" else case.high_level.to(self.device)
+        self.probes = Probes(case, config, seed=seeded("probes", case.id, seed), device=self.device)
         self.space = EdgeSpace(case, config)
-        self.draw = InterventionDraw(self.space)
         self.reader = OutputReader(case, self.device)
-        self.sampler = PairSampler(case, seed=f"train {seed}", split="train", related=recipe.related_share)
+        variables = tuple(variable.name for variable in self.probes.variables) if recipe.probe_weight else ()
+        self.draws = Draws(case, self.space, recipe, seed, variables, self.device)
+        self._block: tuple[int, StepDraw] | None = None
+        n_edges = len(self.space.interchange_edges)
         self.state = TrainingState(
             identity={
                 "case": case.id,
@@ -70,116 +72,126 @@ class Trainer:
                 "transformer": config.to_dict(),
             },
             step=0,
-            weights=self.model.flat.data,
-            first_moment=torch.zeros_like(self.model.flat.data),
-            second_moment=torch.zeros_like(self.model.flat.data),
-            edge_losses=torch.ones(len(self.space.interchange_edges)),
+            next_check=recipe.check_after(0),
+            model=Adam.of(self.model.flat.data),
+            probes=Adam.of(self.probes.flat.data),
+            average=self.model.flat.data.clone(),
+            edge_losses=torch.ones(n_edges),
+            edge_weights=torch.ones(n_edges),
+            pair_losses=torch.zeros(BLOCK_STEPS, recipe.n_pairs),
+            replayed=None,
         )
 
     def take_up(self, state: TrainingState) -> None:
         """Go on from a saved state of the same run."""
-        self.model.flat.data.copy_(state.weights)
-        state.weights = self.model.flat.data
+        for mine, saved in ((self.model.flat, state.model), (self.probes.flat, state.probes)):
+            mine.data.copy_(saved.parameters)
+            saved.parameters = mine.data
         self.state = state
+        # The block under way is drawn again: a state between two blocks still has the losses its worst are chosen by.
+        number, place = divmod(state.step, BLOCK_STEPS)
+        number -= place == 0
+        self._block = (number, self.draws.block(number, state.edge_weights, state.replayed)) if state.step else None
 
     def step(self) -> StepLosses:
-        """One step: draw, forward, backward, update."""
-        recipe, state = self.recipe, self.state
-        pairs = self.sampler.draw(recipe.n_pairs, state.step)
-        pairs = Pairs(*(part.to(self.device) for part in pairs))
-        generator = torch.Generator().manual_seed(seeded("step", self.seed, state.step))
-        run = PairRun(self.case, self.high_level, self.model, pairs)
+        """One step: forward, backward, update."""
+        recipe, state, n_pairs = self.recipe, self.state, self.recipe.n_pairs
+        draw = self._draw()
+        run = self.model.run(draw.ids, draw.lengths)
+        plain = self.reader.loss(run.logits, draw.codes, draw.there)
         # Mean over sources plus mean over bases.
-        behaviour = self.reader.loss(run.run.logits, run.codes, run.there).sum() / recipe.n_pairs
+        behaviour = plain.sum() / n_pairs
         circuit = outside = torch.zeros((), device=self.device)
-        circuit_edges = self._circuit_edges(generator)
         groups = recipe.circuit_groups + recipe.outside_groups
         if groups:
-            outside_edges = self._outside_edges(generator)
-            edges = torch.cat([circuit_edges, outside_edges]).to(self.device)
-            replacement = torch.cat([self._sources(run), self._outside_values(run, generator)], dim=1)
             logits = self.model.interchange(
-                run.base.senders[:2].repeat(1, groups, 1, 1),
-                replacement,
-                self.space.to_mask(edges),
-                run.base_lengths.repeat(groups),
+                run.senders[:2, n_pairs:].repeat(1, groups, 1, 1),
+                self._replacement(draw, run),
+                draw.masks,
+                draw.lengths[n_pairs:].repeat(groups),
             )
-            losses = self.reader.loss(logits, self._targets(run, circuit_edges), run.base_there.repeat(groups, 1))
-            split = len(circuit_edges)
-            circuit, outside = losses[:split].sum() / recipe.n_pairs, losses[split:].sum() / recipe.n_pairs
-            self._note_losses(circuit_edges, losses[:split].detach().cpu())
-        self._update(behaviour + circuit + outside)
+            losses = self.reader.loss(logits, draw.targets, draw.there[n_pairs:].repeat(groups, 1))
+            split = recipe.circuit_groups * n_pairs
+            circuit, outside = losses[:split].sum() / n_pairs, losses[split:].sum() / n_pairs
+            self._note_losses(draw, torch.cat([plain, losses]).detach().cpu())
+        else:
+            self._note_losses(draw, plain.detach().cpu())
+        loss = behaviour + circuit + outside
+        probe_weight = recipe.probe_weight_at(state.step, state.cooling_from)
+        if probe_weight:
+            loss = loss + probe_weight * self.probes.loss(run.senders, draw.variables, draw.there)
+        self._update(loss, with_probes=probe_weight > 0)
         return StepLosses(*(float(loss.detach()) for loss in (behaviour, circuit, outside)))
 
-    # -- what the rows of a step replace -----------------------------------------------------------------------------
+    # -- what the rows of a step hold ----------------------------------------------------------------------------------
 
-    def _circuit_edges(self, generator: torch.Generator) -> Tensor:
-        rows = self.recipe.n_pairs * self.recipe.circuit_groups
-        # Edges that are still wrong are drawn more often, none is forgotten.
-        weights = self.state.edge_losses / self.state.edge_losses.mean().clamp(min=1e-12) + 0.3
-        return self.draw.circuit(rows, weights, self.recipe.node_share, generator)
+    def _draw(self) -> StepDraw:
+        state = self.state
+        number, place = divmod(state.step, BLOCK_STEPS)
+        if self._block is None or self._block[0] != number:
+            if place == 0:
+                # Edges that are still wrong are drawn more often, none is forgotten.
+                state.edge_weights = state.edge_losses / state.edge_losses.mean().clamp(min=1e-12) + 0.3
+                if self._block is not None and self.draws.n_replayed:
+                    state.replayed = self.draws.worst(self._block[1], state.pair_losses)
+            self._block = number, self.draws.block(number, state.edge_weights, state.replayed)
+        return StepDraw(*(part[place] for part in self._block[1]))
 
-    def _outside_edges(self, generator: torch.Generator) -> Tensor:
-        rows = self.recipe.n_pairs * self.recipe.outside_groups
-        if self.recipe.outside_level == "node":
-            return self.draw.outside_node(rows, generator)
-        return self.draw.outside(rows, generator)
-
-    def _sources(self, run: PairRun) -> Tensor:
-        return run.source.senders.repeat(1, self.recipe.circuit_groups, 1, 1)
-
-    def _outside_values(self, run: PairRun, generator: torch.Generator) -> Tensor:
-        """What replaces outside the circuit: [sender, row, pos, d_model], a kind of ablation a row."""
-        groups, ablations = self.recipe.outside_groups, self.recipe.ablations
-        values = run.source.senders.repeat(1, groups, 1, 1)
-        if ablations == ("resample",):
-            return values
-        kinds = torch.randint(len(ablations), (groups * run.n_pairs,), generator=generator).to(self.device)
-        for place, ablation in enumerate(ablations):
-            chosen = (kinds == place)[None, :, None, None]
+    def _replacement(self, draw: StepDraw, run: Run) -> Tensor:
+        """What replaces in the intervened rows: [sender, row, pos, d_model], outside the circuit an ablation a row."""
+        recipe, n_pairs = self.recipe, self.recipe.n_pairs
+        values = run.senders[:, :n_pairs].repeat(1, recipe.circuit_groups + recipe.outside_groups, 1, 1)
+        for place, ablation in enumerate(recipe.ablations):
+            chosen = (draw.ablations == place)[None, :, None, None]
             if ablation == "zero":
                 values = values.masked_fill(chosen, 0.0)
             elif ablation == "mean":
-                values = torch.where(chosen, run.means, values)
+                values = torch.where(chosen, self._means(draw, run), values)
         return values
 
-    def _targets(self, run: PairRun, circuit_edges: Tensor) -> Tensor:
-        base = run.base_codes.repeat(self.recipe.outside_groups, 1)
-        if not self.recipe.circuit_groups:
-            return base
-        return torch.cat([run.interchange_codes(self.space.to_circuit(circuit_edges).to(self.device)), base])
+    def _means(self, draw: StepDraw, run: Run) -> Tensor:
+        """Mean of what each sender writes at each position, over the step's real positions: [sender, 1, pos, d]."""
+        real = F.pad(draw.there, (1, 0), value=True).to(run.senders.dtype)
+        return torch.einsum("srpd,rp->spd", run.senders, real / real.sum(0).clamp(min=1))[:, None]
 
-    def _note_losses(self, circuit_edges: Tensor, losses: Tensor) -> None:
-        """Update the running loss of every edge that some row exchanged alone."""
-        chosen = circuit_edges[:, self.space.interchange_edges]
-        alone = circuit_edges.sum(1) == 1
-        for place, loss in zip(chosen[alone].float().argmax(1).tolist(), losses[alone].tolist(), strict=True):
-            self.state.edge_losses[place] = 0.9 * self.state.edge_losses[place] + 0.1 * loss
+    def _note_losses(self, draw: StepDraw, losses: Tensor) -> None:
+        """Keep each pair's worst loss over its rows, and the running loss of every edge that a row exchanged alone."""
+        state, n_pairs = self.state, self.recipe.n_pairs
+        state.pair_losses[state.step % BLOCK_STEPS] = losses.unflatten(0, (-1, n_pairs)).amax(0)
+        kept = state.edge_losses
+        for place, loss in zip(draw.single.tolist(), losses[2 * n_pairs :].tolist(), strict=True):
+            if place >= 0:
+                kept[place] = 0.9 * kept[place] + 0.1 * loss
 
-    # -- Adam (Kingma and Ba 2015) on all parameters at once -----------------------------------------------------------
-
-    def _update(self, loss: Tensor) -> None:
-        state, recipe, flat = self.state, self.recipe, self.model.flat
-        gradient = flat.grad
+    def _update(self, loss: Tensor, *, with_probes: bool) -> None:
+        state, recipe = self.state, self.recipe
+        gradient = self.model.flat.grad
         assert gradient is not None
         gradient.zero_()
         loss.backward()
-        with torch.no_grad():
-            gradient.mul_((recipe.gradient_norm / gradient.norm().clamp(min=1e-12)).clamp(max=1.0))
-            first, second = recipe.betas
-            state.first_moment.lerp_(gradient, 1 - first)
-            state.second_moment.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-            done = state.step + 1
-            rate = recipe.rate(state.step, state.cooling_from)
-            scale = (state.second_moment / (1 - second**done)).sqrt_().add_(1e-8)
-            flat.data.addcdiv_(state.first_moment, scale, value=-rate / (1 - first**done))
-        state.step = done
+        number, rate = state.step + 1, recipe.rate(state.step, state.cooling_from)
+        state.model.step(gradient, rate, number, recipe.betas, recipe.gradient_norm)
+        if with_probes:
+            assert self.probes.flat.grad is not None
+            state.probes.step(self.probes.flat.grad, rate, number, recipe.betas, recipe.gradient_norm)
+            self.probes.flat.grad = None
+        # About the last tenth of all steps so far: the noise of the learning rate goes, what was learnt stays.
+        state.average.lerp_(self.model.flat.data, 1 / (1 + recipe.averaged_share * number))
+        state.step = number
 
-    def check(self, n_pairs: int = QUICK_PAIRS) -> QuickCheck:
-        """A quick look at how far training is."""
-        return quick_check(
-            self.case, self.model, n_pairs=n_pairs, n_pairs_strict=QUICK_PAIRS_STRICT, seed=self.state.step
-        )
+    def averaged(self) -> Transformer:
+        """The model with the averaged parameters in half precision, as it is checked, certified and saved.
+
+        Half precision halves the files; rounding before the certificate makes them hold exactly what was certified.
+        """
+        model = Transformer(self.config, device=self.device)
+        model.flat.data.copy_(self.state.average.half())
+        return model
+
+    def check(self, *, is_close: bool) -> QuickCheck:
+        """A look at how far training is: a quick one, or one close enough to spare a certificate that would fail."""
+        n_pairs, n_edge_rows = (CLOSE_PAIRS, CLOSE_EDGE_ROWS) if is_close else (QUICK_PAIRS, QUICK_EDGE_ROWS)
+        return quick_check(self.case, self.averaged(), n_pairs=n_pairs, n_edge_rows=n_edge_rows, seed=self.state.step)
 
 
 def _plain(value: Any) -> Any:
@@ -201,39 +213,3 @@ def better(new: Certificate, old: Certificate | None) -> bool:
         return (-GRADES.index(certificate.grade), -len(failures), worst)
 
     return rank(new) > rank(old)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One torch thread: small matrices gain nothing from more, and sums come out the same every time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def hardware() -> str:
-    """The processor a run was made on, in words."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = (line.partition(":") for line in info.read_text().splitlines())
-        name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
-    return name
-
-
-class Clock:
-    """Seconds of processor and wall time since the start, on top of those of earlier parts of a run."""
-
-    def __init__(self, cpu_seconds: float = 0.0, wall_seconds: float = 0.0) -> None:
-        self._cpu, self._wall = time.process_time() - cpu_seconds, time.perf_counter() - wall_seconds
-
-    @property
-    def cpu_seconds(self) -> float:
-        return time.process_time() - self._cpu
-
-    @property
-    def wall_seconds(self) -> float:
-        return time.perf_counter() - self._wall

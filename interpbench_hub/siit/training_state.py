@@ -15,20 +15,31 @@ from torch import Tensor
 
 from interpbench_hub.constants import TRAINING_LOG_FILE, TRAINING_STATE_FILE
 from interpbench_hub.errors import CheckpointError
+from interpbench_hub.siit.adam import Adam
+from interpbench_hub.siit.draws import StepDraw
 
 
 @dataclass
 class TrainingState:
-    """Parameters, Adam's moments and the counters of a run after `step` steps."""
+    """Parameters with Adam's moments, and the counters of a run after `step` steps."""
 
     identity: dict[str, Any]
     """Case, recipe, seed and sizes: a state is taken up only by a run with the same."""
     step: int
-    weights: Tensor
-    first_moment: Tensor
-    second_moment: Tensor
+    next_check: int
+    """Step after which the model is looked at next."""
+    model: Adam
+    probes: Adam
+    average: Tensor
+    """Running average of the model's parameters, which is what checks look at."""
     edge_losses: Tensor
-    """Running loss of each circuit edge's interchange, by which edges are drawn."""
+    """Running loss of each circuit edge's interchange."""
+    edge_weights: Tensor
+    """Chances of the circuit edges in the block of steps that is under way."""
+    pair_losses: Tensor
+    """Worst loss of each pair [step of the block, pair]."""
+    replayed: StepDraw | None
+    """Pairs of the last block that are drawn again in this one."""
     cooling_from: int | None = None
     """Step after which the current cool-down began; None outside of one."""
     last_attempt: int = 0
@@ -40,15 +51,22 @@ class TrainingState:
         """Write the state to `folder`, replacing the last one in a single step."""
         from safetensors.torch import save_file
 
-        plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _TENSORS}
-        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in _TENSORS}
+        held = (*_TENSORS, *_OPTIMISED, "replayed")
+        plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in held}
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        for name in _OPTIMISED:
+            tensors |= {f"{name}.{part.name}": getattr(getattr(self, name), part.name) for part in fields(Adam)}
+        if self.replayed is not None:
+            tensors |= {f"replayed.{name}": part for name, part in self.replayed._asdict().items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         temporary = folder / f"{TRAINING_STATE_FILE}.{os.getpid()}.tmp"
         save_file(tensors, temporary, metadata={"state": json.dumps(plain)})
         temporary.replace(folder / TRAINING_STATE_FILE)
 
     def copy(self) -> "TrainingState":
         """The state as it is now, whatever becomes of this one."""
-        return replace(self, **{name: getattr(self, name).clone() for name in _TENSORS})
+        copies: dict[str, Any] = {name: getattr(self, name).clone() for name in _TENSORS}
+        return replace(self, **copies, **{name: getattr(self, name).copy() for name in _OPTIMISED})
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "TrainingState | None":
@@ -61,17 +79,27 @@ class TrainingState:
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 plain = json.loads(file.metadata()["state"])
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            # Edges are drawn on the CPU, wherever the model is.
-            tensors["edge_losses"] = tensors["edge_losses"].cpu()
-            return cls(**plain, **tensors)
+                # Edges are drawn on the CPU, wherever the model is.
+                tensors = {name: file.get_tensor(name).cpu() for name in _TENSORS}
+                optimised = {
+                    name: Adam(*(file.get_tensor(f"{name}.{part.name}") for part in fields(Adam)))
+                    for name in _OPTIMISED
+                }
+                is_replaying = any(name.startswith("replayed.") for name in file.keys())  # noqa: SIM118
+                replayed = (
+                    StepDraw(*(file.get_tensor(f"replayed.{name}").cpu() for name in StepDraw._fields))
+                    if is_replaying
+                    else None
+                )
+            return cls(**plain, **tensors, **optimised, replayed=replayed)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{path} is no training state ({error}); delete it to train from the start"
             ) from error
 
 
-_TENSORS = ("weights", "first_moment", "second_moment", "edge_losses")
+_TENSORS = ("average", "edge_losses", "edge_weights", "pair_losses")
+_OPTIMISED = ("model", "probes")
 
 
 class TrainingLog:

@@ -1,0 +1,33 @@
+"""Adam (Kingma and Ba 2015) on one vector of parameters: a handful of operations a step, whatever it holds."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Adam:
+    """Parameters with the running moments of their gradient, each [n_parameters]."""
+
+    parameters: Tensor
+    first_moment: Tensor
+    second_moment: Tensor
+
+    @classmethod
+    def of(cls, parameters: Tensor) -> "Adam":
+        return cls(parameters, torch.zeros_like(parameters), torch.zeros_like(parameters))
+
+    def copy(self) -> "Adam":
+        """The same values, whatever becomes of these."""
+        return Adam(self.parameters.clone(), self.first_moment.clone(), self.second_moment.clone())
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor, rate: float, number: int, betas: tuple[float, float], norm: float) -> None:
+        """Update number `number` (from 1) at a learning rate; `gradient` is scaled down, in place, to `norm`."""
+        first, second = betas
+        gradient.mul_((norm / gradient.norm().clamp(min=1e-12)).clamp(max=1.0))
+        self.first_moment.lerp_(gradient, 1 - first)
+        self.second_moment.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        scale = (self.second_moment / (1 - second**number)).sqrt_().add_(1e-8)
+        self.parameters.addcdiv_(self.first_moment, scale, value=-rate / (1 - first**number))

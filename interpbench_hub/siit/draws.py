@@ -1,0 +1,135 @@
+"""What the rows of training steps hold, drawn for a block of steps at once, so that a step itself only computes.
+
+The program's side of a step (values of the variables, targets under interchange) is integer look-ups on tiny
+tensors: call by call its cost is nearly all overhead, which a block of steps pays once.
+
+Some pairs of a block are the worst of the block before, with the same interventions: what is nearly always right is
+learnt from the few pairs where it is not.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from interpbench_hub.cases.case import Case
+from interpbench_hub.cases.pairs import PairSampler, seeded
+from interpbench_hub.siit.interventions import EdgeSpace, InterventionDraw
+from interpbench_hub.siit.pair_run import to_ids
+from interpbench_hub.siit.recipe import Recipe
+
+BLOCK_STEPS = 16
+
+
+class StepDraw(NamedTuple):
+    """The rows of one step (or, with one more axis in front, of several).
+
+    Rows are the sources, then the bases; intervened rows are the groups of circuit rows, then those of outside rows.
+    Each side and each group has one row a pair, in the order of the pairs.
+    """
+
+    ids: Tensor
+    """Token ids [source and base, 1 + pos], BOS first."""
+    lengths: Tensor
+    """Positions of each source and base, BOS included."""
+    there: Tensor
+    """Real positions [source and base, pos], BOS left out."""
+    codes: Tensor
+    """Output codes of every source and base [source and base, pos]."""
+    variables: Tensor
+    """Codes of the variables that probes read [source and base, variable, pos]."""
+    masks: Tensor
+    """Edges that carry a replacement [intervened row, receivers, senders]: 0 or 1."""
+    targets: Tensor
+    """Output codes the intervened rows should give [intervened row, pos]."""
+    ablations: Tensor
+    """What replaces in each intervened row: its place in the recipe's ablations, -1 in circuit rows."""
+    single: Tensor
+    """Place of a row's one circuit edge among the space's interchange edges, -1 in all other intervened rows."""
+
+    def of_pairs(self, n_pairs: int) -> "StepDraw":
+        """The same with the rows [..., row, ...] of several steps as [step, side or group, pair, ...]."""
+        return StepDraw(*(part.unflatten(1, (part.shape[1] // n_pairs, n_pairs)) for part in self))
+
+
+class Draws:
+    """Draws the steps of one run. A block depends on the run's seed, its number, edge weights and replayed pairs."""
+
+    def __init__(
+        self, case: Case, space: EdgeSpace, recipe: Recipe, seed: int, variables: tuple[str, ...], device: torch.device
+    ) -> None:
+        self.case, self.space, self.recipe, self.seed = case, space, recipe, seed
+        self.variables, self.device = variables, device
+        self.sampler = PairSampler(case, seed=f"train {seed}", split="train", related=recipe.related_share)
+        self.interventions = InterventionDraw(space)
+        self._interchange_place = torch.full((space.n_edges,), -1)
+        self._interchange_place[space.interchange_edges] = torch.arange(len(space.interchange_edges))
+        self.n_replayed = int(recipe.replayed_share * recipe.n_pairs)
+        """Pairs of a step that are replayed."""
+
+    def block(self, number: int, edge_weights: Tensor, replayed: StepDraw | None) -> StepDraw:
+        """The steps `number * BLOCK_STEPS` and on, [step, row, ...].
+
+        `edge_weights` [interchange edge] are the edges' chances; `replayed` is what `worst` chose of the last block.
+        """
+        block = self._fresh(number, edge_weights)
+        if replayed is not None and self.n_replayed:
+            for part, worst in zip(block.of_pairs(self.recipe.n_pairs), replayed, strict=True):
+                # [pair, side or group, ...] -> [step, side or group, pair of the step, ...]
+                part[:, :, : self.n_replayed] = worst.unflatten(0, (BLOCK_STEPS, self.n_replayed)).transpose(1, 2)
+        return StepDraw(*(part.to(self.device) for part in block))
+
+    def worst(self, block: StepDraw, losses: Tensor) -> StepDraw:
+        """Pairs of a block with the highest losses [step, pair], with all their rows: [pair, side or group, ...]."""
+        chosen = losses.flatten().topk(BLOCK_STEPS * self.n_replayed).indices
+        # Shuffled by their place in the block, so that a step gets worse and better ones.
+        step, pair = (place.cpu() for place in (chosen // losses.shape[1], chosen % losses.shape[1]))
+        order = torch.argsort(pair * BLOCK_STEPS + step)
+        parts = block.of_pairs(self.recipe.n_pairs)
+        return StepDraw(*(part.cpu()[step[order], :, pair[order]] for part in parts))
+
+    def _fresh(self, number: int, edge_weights: Tensor) -> StepDraw:
+        recipe, steps, n_pairs = self.recipe, BLOCK_STEPS, self.recipe.n_pairs
+        n_circuit, n_outside = recipe.circuit_groups * n_pairs, recipe.outside_groups * n_pairs
+        generator = torch.Generator().manual_seed(seeded("steps", self.seed, number))
+        pairs = self.sampler.draw(steps * n_pairs, number)
+        # [step, source or base, pair] throughout, so that a step is one slice.
+        sides = torch.stack([pairs.source, pairs.base]).unflatten(1, (steps, n_pairs)).transpose(0, 1)
+        counts = torch.stack([pairs.source_lengths, pairs.base_lengths]).unflatten(1, (steps, n_pairs)).transpose(0, 1)
+        tokens, lengths = sides.flatten(0, 2), counts.flatten()
+        values = self.case.high_level.run(tokens, lengths)
+        codes = values[self.case.graph.output.name].unflatten(0, (steps, 2 * n_pairs))
+        circuit = self.interventions.circuit(steps * n_circuit, edge_weights, recipe.node_share, generator)
+        if recipe.outside_level == "node":
+            outside = self.interventions.outside_node(steps * n_outside, generator)
+        else:
+            outside = self.interventions.outside(steps * n_outside, generator)
+        ablations = torch.randint(len(recipe.ablations), (steps, n_outside), generator=generator)
+        targets = codes[:, n_pairs:].repeat(1, recipe.outside_groups, 1)
+        if n_circuit:
+
+            def grouped(tensor: Tensor, side: int) -> Tensor:
+                """One side's rows, once for every group of circuit rows."""
+                rows = tensor.unflatten(0, (steps, 2, n_pairs))[:, side]
+                return rows.repeat(1, recipe.circuit_groups, *[1] * (tensor.ndim - 1)).flatten(0, 1)
+
+            source = {name: grouped(value, 0) for name, value in values.items()}
+            changed = self.case.high_level.interchange(
+                grouped(tokens, 1), grouped(lengths, 1), source, self.space.to_circuit(circuit)
+            )
+            targets = torch.cat([changed.unflatten(0, (steps, n_circuit)), targets], dim=1)
+        edges = [edges.reshape(steps, -1, self.space.n_edges) for edges in (circuit, outside)]
+        masks = self.space.to_mask(torch.cat(edges, dim=1).flatten(0, 1))
+        single = self._interchange_place[circuit.int().argmax(1)].masked_fill(circuit.sum(1) != 1, -1)
+        probed = [values[name].unflatten(0, (steps, 2 * n_pairs)) for name in self.variables]
+        return StepDraw(
+            ids=to_ids(self.case, tokens, lengths).unflatten(0, (steps, 2 * n_pairs)),
+            lengths=(lengths + 1).view(steps, -1),
+            there=(torch.arange(tokens.shape[1]) < lengths[:, None]).unflatten(0, (steps, 2 * n_pairs)),
+            codes=codes,
+            variables=torch.stack(probed, dim=2) if probed else codes.new_zeros(steps, 2 * n_pairs, 0, codes.shape[-1]),
+            masks=masks.to(torch.float32).view(steps, n_circuit + n_outside, *masks.shape[1:]),
+            targets=targets,
+            ablations=torch.cat([torch.full((steps, n_circuit), -1), ablations], dim=1),
+            single=torch.cat([single.view(steps, n_circuit), torch.full((steps, n_outside), -1)], dim=1),
+        )

@@ -1,0 +1,73 @@
+"""Linear probes that read each variable off the node that implements it, trained beside the model and thrown away.
+
+They give every node its task directly, however many layers lie between it and the output. Without them the gradient
+of a deep program reaches its first variables only through all the others. What nodes carry besides their variable,
+and who may read it, is still the business of the interchanges.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from interpbench_hub.cases.case import Case
+from interpbench_hub.rasp.variables import Variable
+from interpbench_hub.transformer import TransformerConfig
+
+MAX_CLASSES = 128
+"""Categorical variables with more values than this get no probe: a probe's cost grows with them."""
+
+
+class Probes:
+    """One affine map from a node's output [d_model] to each of its variables: class logits or a standardised number."""
+
+    def __init__(self, case: Case, config: TransformerConfig, *, seed: int, device: torch.device) -> None:
+        self.variables: list[Variable] = []
+        self._senders: list[int] = []
+        self._numbers: list[Tensor | None] = []
+        widths = []
+        for variable in case.graph.variables:
+            is_number = variable.encoding == "numerical"
+            if not (variable.reads or variable.constants) or (not is_number and len(variable.classes) > MAX_CLASSES):
+                continue
+            self.variables.append(variable)
+            self._senders.append(config.senders.index(case.alignment.node_of[variable.name]))
+            self._numbers.append(_standardised(variable).to(device) if is_number else None)
+            widths.append(1 if is_number else len(variable.classes))
+        generator = torch.Generator().manual_seed(seed)
+        d_model = config.d_model
+        weights = [torch.randn(d_model, width, generator=generator) / math.sqrt(d_model) for width in widths]
+        parts = [
+            torch.cat([weight, torch.zeros(1, width)]).flatten() for weight, width in zip(weights, widths, strict=True)
+        ]
+        self.flat = torch.cat([*parts, torch.zeros(0)]).to(device).requires_grad_()
+        self._shapes = [(d_model + 1, width) for width in widths]
+
+    def loss(self, senders: Tensor, codes: Tensor, there: Tensor) -> Tensor:
+        """Sum over the variables of the mean loss of reading them: a scalar.
+
+        `senders` [sender, row, 1 + pos, d_model] is what nodes wrote, `codes` [row, variable, pos], `there` [row, pos].
+        """
+        total = senders.new_zeros(())
+        at = 0
+        for place, (d, width) in enumerate(self._shapes):
+            weight = self.flat[at : at + d * width].view(d, width)
+            at += d * width
+            written, code = senders[self._senders[place], :, 1:].flatten(0, 1), codes[:, place].flatten()
+            read = torch.addmm(weight[-1], written, weight[:-1])
+            numbers = self._numbers[place]
+            if numbers is None:
+                counts = there.flatten() & (code < width)
+                each = F.cross_entropy(read, code.clamp(max=width - 1), reduction="none")
+            else:
+                counts = there.flatten() & (code < len(numbers))
+                each = (read[:, 0] - numbers[code.clamp(max=len(numbers) - 1)]) ** 2
+            total = total + (each * counts).sum() / counts.sum().clamp(min=1)
+        return total
+
+
+def _standardised(variable: Variable) -> Tensor:
+    """A numerical variable's values with mean 0 and deviation 1."""
+    values = torch.tensor([float(value) for value in variable.values])
+    return (values - values.mean()) / values.std(correction=0).clamp(min=1e-3)
