@@ -1,10 +1,18 @@
 """Cases: programs and vocabularies as data, and the registry that finds them by id.
 
 Importing this package registers the 129 programs of the 2024 benchmark, `case_1` to `case_131`, in the order of
-their numbers; 16 and 27 never existed.
+their numbers (16 and 27 never existed), then the cases that are new here, by topic.
 """
 
 from interpbench_hub.cases import (
+    arithmetic,
+    brackets,
+    comparisons,
+    edits,
+    frequencies,
+    lookups,
+    ordering,
+    runs,
     tracr_attention,
     tracr_counting,
     tracr_elementwise,
@@ -32,5 +40,18 @@ _TRACR = (
     *tracr_words.CASES,
 )
 
+_NEW = (
+    *lookups.CASES,
+    *edits.CASES,
+    *frequencies.CASES,
+    *ordering.CASES,
+    *runs.CASES,
+    *comparisons.CASES,
+    *brackets.CASES,
+    *arithmetic.CASES,
+)
+
 for _case in sorted(_TRACR, key=lambda case: int(case.id.removeprefix("case_"))):
+    register_case(_case)
+for _case in _NEW:
     register_case(_case)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Sampler = Callable[[random.Random, int], list[Value]]
 """Draws one sequence: `sampler(rng, n)` returns `n` tokens (BOS not among them)."""
-Tier = Literal["elementwise", "single-head", "multi-head"]
+Tier = Literal["elementwise", "single-head", "multi-head", "deep"]
 
 _ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
@@ -36,7 +36,7 @@ class Case:
     description: str
     """What the program computes, in one sentence."""
     program: SOp
-    """The output expression; call it with a list of tokens (without BOS)."""
+    """The output expression; call it with a list of tokens (without BOS). That of a causal case is read causally."""
     vocab: tuple[Value, ...]
     """Every token an input may hold; token ids are their places here."""
     min_len: int = 4
@@ -70,6 +70,8 @@ class Case:
             raise CaseError(f"case {self.id}: vocab is a tuple of at least two tokens, each once, got {self.vocab!r}")
         if None in self.vocab or BOS in self.vocab or PAD in self.vocab:
             raise CaseError(f"case {self.id}: vocab holds None, {BOS} or {PAD}, which have meanings of their own")
+        if self.program.is_causal != self.causal:
+            object.__setattr__(self, "program", self.program.read_causally(self.causal))
 
     # -- what follows from the program ---------------------------------------------------------------------------
 
@@ -107,9 +109,23 @@ class Case:
         """Number of heads in the circuit."""
         return sum(node.is_head for node in self.alignment.variables_of)
 
+    @cached_property
+    def n_heads_in_a_row(self) -> int:
+        """Most heads on one path through the circuit."""
+        heads: dict[str, int] = {}
+        for variable in self.graph.variables:
+            below = max((heads[read.variable] for read in variable.reads), default=0)
+            heads[variable.name] = below + (variable.kind in ("fraction", "aggregate"))
+        return heads[self.graph.output.name]
+
     @property
     def tier(self) -> Tier:
-        """Difficulty: `elementwise` uses no attention, `single-head` one head, `multi-head` several."""
+        """Difficulty: `elementwise` uses no attention, `single-head` one head, `multi-head` several.
+
+        `deep` cases have a path through at least three heads, one after another.
+        """
+        if self.n_heads_in_a_row >= 3:
+            return "deep"
         return ("elementwise", "single-head", "multi-head")[min(self.n_attention_heads, 2)]
 
     @property

@@ -78,6 +78,19 @@ def shuffle_dyck(pairs: Sequence[str]) -> SOp:
     return (last_zero & never_negative).named("is_balanced", "whether all brackets are balanced")
 
 
+def up_to_here(places: SOp, name: str, meaning: str) -> SOp:
+    """How many of the `places` (indices, undefined for those that do not count) are not after each position."""
+    return SelectorWidth(Select(places, indices, Comparison.LEQ)).named(name, meaning)
+
+
+def wrapped(place: SOp, n_tokens: SOp, name: str) -> SOp:
+    """A place counted around the input: beyond the last token comes the first again."""
+    # An input has at least one token; the guard keeps values that never occur out of the table.
+    return SequenceMap(lambda x, y: x % max(y, 1), place, n_tokens, text="x % y").named(
+        name, f"{place.name} counted around the input"
+    )
+
+
 def sort_unique(values: SOp, keys: SOp) -> SOp:
     """`values` in ascending order of `keys`, which must all differ."""
     smaller = Select(keys, keys, Comparison.LT)

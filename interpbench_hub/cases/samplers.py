@@ -6,7 +6,7 @@ through `random()` alone, the one method whose numbers Python promises to keep f
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from interpbench_hub.cases.case import Sampler
 from interpbench_hub.rasp.language import Value
@@ -275,3 +275,61 @@ def balanced_brackets(vocab: Sequence[Value], pairs: Sequence[str]) -> Sampler:
 
     brackets = [bracket for pair in pairs for bracket in pair]
     return mixture(with_share(vocab, *brackets), few_distinct(vocab), balanced, flawed, backwards)
+
+
+def nested_brackets(pairs: Sequence[str]) -> Sampler:
+    """For brackets that fit together: well nested beginnings, the same with closing brackets of any kind, uniform."""
+
+    def nested(rng: Rng, n: int, *, is_mixed: bool = False) -> list[Value]:
+        open_: list[str] = []
+        sequence: list[Value] = []
+        for _ in range(n):
+            if open_ and rng.random() < 0.5:
+                pair = open_.pop()
+                sequence.append((_pick(rng, pairs) if is_mixed else pair)[1])
+            else:
+                open_.append(_pick(rng, pairs))
+                sequence.append(open_[-1][0])
+        return sequence
+
+    def mixed(rng: Rng, n: int) -> list[Value]:
+        return nested(rng, n, is_mixed=True)
+
+    return mixture(uniform("".join(pairs)), nested, mixed)
+
+
+def sticky(vocab: Sequence[Value]) -> Sampler:
+    """For runs of equal tokens: each token repeats the one before with a probability that is itself drawn; uniform."""
+
+    def draw(rng: Rng, n: int) -> list[Value]:
+        share, sequence = rng.random(), [_pick(rng, vocab)]
+        while len(sequence) < n:
+            sequence.append(sequence[-1] if rng.random() < share else _pick(rng, vocab))
+        return sequence
+
+    return mixture(uniform(vocab), draw, draw)
+
+
+def comparison_chains(numerals: Sequence[str], signs: Mapping[str, Callable[[str, str], bool]]) -> Sampler:
+    """For "all comparisons are true": numerals and signs by turns, any or all true but mostly one; uniform.
+
+    `signs` says of which numerals a sign is true.
+    """
+    vocab = [*numerals, *signs]
+
+    def chain(rng: Rng, n: int) -> list[Value]:
+        sequence: list[Value] = [_pick(rng, numerals)]
+        while len(sequence) < n + 1:
+            right = _pick(rng, numerals)
+            sequence += [_pick(rng, [sign for sign, holds in signs.items() if holds(sequence[-1], right)]), right]
+        start = _below(rng, 2)
+        return sequence[start : start + n]
+
+    def flawed(rng: Rng, n: int) -> list[Value]:
+        return _one_redrawn(rng, chain(rng, n), vocab)
+
+    def alternating_kinds(rng: Rng, n: int) -> list[Value]:
+        start = _below(rng, 2)
+        return [_pick(rng, (numerals, list(signs))[(start + at) % 2]) for at in range(n)]
+
+    return mixture(uniform(vocab), flawed, alternating_kinds, alternating_kinds)

@@ -66,6 +66,8 @@ class SOp:
     encoding: Encoding = "categorical"
     is_named: bool = False
     """Whether `named` gave the name; default names carry no meaning and may repeat."""
+    is_causal: bool = False
+    """Whether a call lets queries select only keys at or before them."""
 
     @property
     def children(self) -> tuple["SOp", ...]:
@@ -80,6 +82,12 @@ class SOp:
         made.name, made.meaning, made.is_named = name, meaning or self.meaning, True
         return made
 
+    def read_causally(self, is_causal: bool = True) -> Self:
+        """A copy that, when called, lets queries select only keys at or before them, as a causal transformer does."""
+        made = copy.copy(self)
+        made.is_causal = is_causal
+        return made
+
     def _encoded(self, encoding: Encoding) -> Self:
         made = copy.copy(self)
         made.encoding = encoding
@@ -89,7 +97,7 @@ class SOp:
         """The output on one sequence of tokens (without BOS); None where it is undefined."""
         from interpbench_hub.rasp.evaluator import evaluate
 
-        return evaluate(self, tokens)
+        return evaluate(self, tokens, causal=self.is_causal)
 
     def __str__(self) -> str:
         from interpbench_hub.rasp.printing import program_text

@@ -25,7 +25,7 @@ from interpbench_hub.rasp import (
     tokens,
 )
 from interpbench_hub.rasp.alignment import prescribed_circuit
-from tests.rasp.test_high_level import AMBIGUOUS, SlowModel, agree
+from tests.slow_model import AMBIGUOUS, SlowModel, agree
 from tests.strategies import RandomProgram, programs
 
 CASES = [case.id for case in list_cases() if case.id.startswith("case_")]

@@ -116,10 +116,36 @@ def test_the_values_of_a_tag_divide_the_cases(tag: str) -> None:
     assert len(values) > 1
 
 
-def test_tiers_follow_from_the_number_of_heads():
+def test_tiers_follow_from_the_heads():
     for case in list_cases():
-        assert case.tier == {0: "elementwise", 1: "single-head"}.get(case.n_attention_heads, "multi-head")
+        several = "deep" if case.n_heads_in_a_row >= 3 else "multi-head"
+        assert case.tier == {0: "elementwise", 1: "single-head"}.get(case.n_attention_heads, several)
     assert sum(case.tier == "elementwise" for case in list_cases() if case.id in OF_2024) == 62
+
+
+def test_medians_and_two_more_are_the_deep_cases_of_2024():
+    assert [case.id for case in list_cases(tier="deep") if case.id in OF_2024] == [
+        *("case_81", "case_88", "case_113", "case_126")
+    ]
+
+
+def test_heads_in_a_row_are_those_of_one_path():
+    first, second = count, SelectorWidth(Select(tokens, indices, Comparison.EQ)).named("other_count")
+    beside = make(program=(first + second).named("sum"))
+    assert (beside.n_attention_heads, beside.n_heads_in_a_row, beside.tier) == (2, 1, "multi-head")
+    twice = SelectorWidth(Select(count, count, Comparison.EQ)).named("twice")
+    assert (make(program=twice).n_heads_in_a_row, make(program=twice).tier) == (2, "multi-head")
+    thrice = Aggregate(Select(twice, indices, Comparison.EQ), tokens).named("thrice")
+    assert (make(program=thrice).n_heads_in_a_row, make(program=thrice).tier) == (3, "deep")
+    assert make(program=tokens == "a").n_heads_in_a_row == 0
+
+
+def test_a_causal_program_is_read_causally_when_called():
+    causal, plain = make(causal=True), make()
+    assert causal.program(["a", "b", "a"]) == [1, 1, 2]
+    assert plain.program(["a", "b", "a"]) == count(["a", "b", "a"]) == [2, 1, 2]
+    assert replace(causal, causal=False).program(["a", "b", "a"]) == [2, 1, 2]
+    assert causal.graph.output.values == plain.graph.output.values
 
 
 def test_tags_of_the_circuit_choose_cases(clean_registry: None) -> None:
