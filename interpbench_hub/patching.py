@@ -1,18 +1,18 @@
-"""Exchanging one edge at a time, exactly and cheaply: what an edge cannot reach is taken from the base run.
+"""Exchanging one edge or node at a time, exactly and cheaply: what it cannot reach is taken from the base run.
 
-Gives the same logits as `Transformer.interchange` with a mask of one edge, for a fraction of the work: one slot of
-one head (or one MLP) is computed anew, then the layers after it.
+Gives the same logits as `Transformer.interchange` with a mask of that edge, or of all edges that leave the node, for
+a fraction of the work: one slot of one head (or one MLP) is computed anew, then the layers after it.
 """
 
 from torch import Tensor
 
-from interpbench_hub.circuit import LOGITS, Edge
+from interpbench_hub.circuit import LOGITS, Edge, Node
 from interpbench_hub.errors import UnknownNameError
 from interpbench_hub.transformer import Run, Transformer
 
 
 class EdgePatcher:
-    """Single-edge interchanges on a fixed set of base inputs.
+    """Interchanges of single edges and nodes on a fixed set of base inputs.
 
     `base` is their plain run, `lengths` [row] their real positions (BOS included; None if nothing is padded).
     """
@@ -52,6 +52,19 @@ class EdgePatcher:
             mid = self._resid_mid[layer]
             return model.resume(mid + model.mlp(mid + delta, layer), layer + 1, self._bias)
         return model.resume_after_heads(self._with_head(edge, delta, layer), layer, self._bias)
+
+    def node_logits(self, node: Node, replacement: Tensor) -> Tensor:
+        """Logits [row, pos, out] when everything that reads `node` sees `replacement` [row, pos, d_model]."""
+        senders = self.model.config.senders
+        if node not in senders:
+            raise UnknownNameError(f"node {node} sends nothing in a transformer of this size")
+        delta = replacement - self.base.senders[senders.index(node)]
+        if node.layer is None:
+            return self.model.resume(self._resid_pre[0] + delta, 0, self._bias)
+        if node.is_head:
+            return self.model.resume_after_heads(self._resid_mid[node.layer] + delta, node.layer, self._bias)
+        after = (*self._resid_pre[1:], self._resid_final)[node.layer]
+        return self.model.resume(after + delta, node.layer + 1, self._bias)
 
     def _with_head(self, edge: Edge, delta: Tensor, layer: int) -> Tensor:
         """The residual stream after a layer's heads when one slot of one head sees `delta` added to its input."""

@@ -23,7 +23,7 @@ SINGLE_PAIRS = 2_048
 """Pairs behind the entry of a single node or edge."""
 MEAN_INPUTS = 4_096
 """Inputs behind the means that replace in a mean ablation."""
-_CHUNK = 1_024
+_CHUNK = 2_048
 
 Progress = Callable[[int, int], None]
 """Called with the work done and the work in all."""
@@ -101,11 +101,6 @@ class Measurement:
             case "mean":
                 return self.means()[:, :, : run.base.senders.shape[2]].expand_as(run.base.senders)
 
-    def _masked(self, run: PairRun, edges: Tensor, ablation: Ablation) -> Tensor:
-        """Logits when the same set of edges [edge] is replaced in every row."""
-        mask = self.space.to_mask(edges[None])
-        return self.model.interchange(run.base.senders, self._replacement(run, ablation), mask, run.base_lengths)
-
     # -- what is measured ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -146,7 +141,9 @@ class Measurement:
         self.tally.add("behaviour", "all", None, *correct)
 
     def _complement(self, run: PairRun, ablation: Ablation) -> None:
-        logits = self._masked(run, ~self.space.in_circuit, ablation)
+        mask = self.space.to_mask(~self.space.in_circuit[None])
+        replacement = self._replacement(run, ablation)
+        logits = self.model.interchange(run.base.senders, replacement, mask, run.base_lengths)
         correct = self.reader.correct(logits, run.base_codes, run.base_there)
         self.tally.add("complement", "all", ablation, *correct)
 
@@ -154,12 +151,13 @@ class Measurement:
     def interchange(self, batches: Iterable[Pairs]) -> None:
         """Each circuit node and each circuit edge exchanged, against the high-level model."""
         for run in self._runs(batches):
+            patcher = EdgePatcher(self.model, run.base, run.base_padding)
             for node in self.space.circuit_nodes:
                 edges = self.space.out_of(node)
                 codes = run.interchange_codes(self.space.to_circuit(edges[None]).expand(run.n_pairs, -1))
-                correct = self.reader.correct(self._masked(run, edges, "resample"), codes, run.base_there)
+                logits = patcher.node_logits(node, run.source.senders[self.space.config.senders.index(node)])
+                correct = self.reader.correct(logits, codes, run.base_there)
                 self.tally.add("node_interchange", node.name, "resample", *correct)
-            patcher = EdgePatcher(self.model, run.base, run.base_padding)
             for place in self.space.circuit_places.tolist():
                 edge, alone = self.space.edges[place], torch.zeros_like(self.space.in_circuit)
                 alone[place] = True
@@ -172,10 +170,12 @@ class Measurement:
     def node_strict(self, batches: Iterable[Pairs]) -> None:
         """Each node outside the circuit replaced, which should change nothing."""
         for run in self._runs(batches):
-            for node in self.space.outside_nodes:
-                edges = self.space.out_of(node)
-                for ablation in ABLATIONS:
-                    correct = self.reader.correct(self._masked(run, edges, ablation), run.base_codes, run.base_there)
+            patcher = EdgePatcher(self.model, run.base, run.base_padding)
+            for ablation in ABLATIONS:
+                replacement = self._replacement(run, ablation)
+                for node in self.space.outside_nodes:
+                    logits = patcher.node_logits(node, replacement[self.space.config.senders.index(node)])
+                    correct = self.reader.correct(logits, run.base_codes, run.base_there)
                     self.tally.add("node_strict", node.name, ablation, *correct)
 
     @torch.no_grad()
