@@ -285,9 +285,8 @@ def check_certificate(certificate: Certificate, sha256: str, *, file: str | Path
 
 
 def _weights_bytes(weights: "Mapping[str, Tensor]") -> bytes:
-    from safetensors.torch import save
-
     import torch
+    from safetensors.torch import save
 
     state = {name: weights[name].detach().to("cpu", copy=True).contiguous() for name in sorted(weights)}
     if all(tensor.dtype == torch.float32 and torch.equal(tensor, tensor.half().float()) for tensor in state.values()):

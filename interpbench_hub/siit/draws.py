@@ -7,6 +7,7 @@ Some pairs of a block are the worst of the block before, with the same intervent
 learnt from the few pairs where it is not.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -67,12 +68,15 @@ class Draws:
         self.n_replayed = int(recipe.replayed_share * recipe.n_pairs)
         """Pairs of a step that are replayed."""
 
-    def block(self, number: int, edge_weights: Tensor, replayed: StepDraw | None) -> StepDraw:
+    def block(
+        self, number: int, edge_weights: Tensor, replayed: StepDraw | None, suspects: Sequence[Sequence[int]] = ()
+    ) -> StepDraw:
         """The steps `number * BLOCK_STEPS` and on, [step, row, ...].
 
-        `edge_weights` [interchange edge] are the edges' chances; `replayed` is what `worst` chose of the last block.
+        `edge_weights` [interchange edge] are the edges' chances; `replayed` is what `worst` chose of the last block;
+        `suspects` are edges outside the circuit, with the place of an ablation, that get a share of the rows.
         """
-        block = self._fresh(number, edge_weights)
+        block = self._fresh(number, edge_weights, suspects)
         if replayed is not None and self.n_replayed:
             for part, worst in zip(block.of_pairs(self.recipe.n_pairs), replayed, strict=True):
                 # [pair, side or group, ...] -> [step, side or group, pair of the step, ...]
@@ -88,7 +92,7 @@ class Draws:
         parts = block.of_pairs(self.recipe.n_pairs)
         return StepDraw(*(part.cpu()[step[order], :, pair[order]] for part in parts))
 
-    def _fresh(self, number: int, edge_weights: Tensor) -> StepDraw:
+    def _fresh(self, number: int, edge_weights: Tensor, suspects: Sequence[Sequence[int]]) -> StepDraw:
         recipe, steps, n_pairs = self.recipe, BLOCK_STEPS, self.recipe.n_pairs
         n_circuit, n_outside = recipe.circuit_groups * n_pairs, recipe.outside_groups * n_pairs
         generator = torch.Generator().manual_seed(seeded("steps", self.seed, number))
@@ -105,6 +109,14 @@ class Draws:
         else:
             outside = self.interventions.outside(steps * n_outside, generator)
         ablations = torch.randint(len(recipe.ablations), (steps, n_outside), generator=generator)
+        if suspects and n_outside:
+            chosen = torch.rand(steps * n_outside, generator=generator) < recipe.suspect_share
+            which = torch.randint(len(suspects), (steps * n_outside,), generator=generator)
+            edge, kind = torch.tensor([list(suspect) for suspect in suspects]).unbind(1)
+            alone = torch.zeros_like(outside)
+            alone[torch.arange(len(alone)), edge[which]] = True
+            outside = torch.where(chosen[:, None], alone, outside)
+            ablations = torch.where(chosen.view_as(ablations), kind[which].view_as(ablations), ablations)
         targets = codes[:, n_pairs:].repeat(1, recipe.outside_groups, 1)
         if n_circuit:
 

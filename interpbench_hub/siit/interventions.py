@@ -36,10 +36,10 @@ class EdgeSpace:
 
     def to_mask(self, edges: Tensor) -> Tensor:
         """[row, edge] -> [row, receivers, senders], as the transformer takes it."""
-        n_senders = len(self.config.senders)
-        mask = edges.new_zeros(edges.shape[0], len(self.config.receivers) * n_senders)
+        n_receivers, n_senders = len(self.config.receivers), len(self.config.senders)
+        mask = edges.new_zeros(edges.shape[0], n_receivers * n_senders)
         mask[:, self.receiver * n_senders + self.sender] = edges
-        return mask.view(edges.shape[0], -1, n_senders)
+        return mask.view(edges.shape[0], n_receivers, n_senders)
 
     def to_circuit(self, edges: Tensor) -> Tensor:
         """[row, edge] -> [row, circuit edge], as the high-level model takes it."""

@@ -1,6 +1,6 @@
 """Measuring a certificate: every node and every edge of a model, one at a time and all at once, on held-out pairs."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -73,8 +73,9 @@ class Measurement:
         if self._means is None:
             sampler = PairSampler(self.case, seed=f"certificate {self.seed} means", split=self.split)
             total, count = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-            for draw in range(MEAN_INPUTS // _CHUNK):
-                tokens, lengths = (part.to(self.device) for part in sampler.inputs(_CHUNK, draw))
+            for draw, at in enumerate(range(0, MEAN_INPUTS, _CHUNK)):
+                inputs = sampler.inputs(min(_CHUNK, MEAN_INPUTS - at), draw)
+                tokens, lengths = (part.to(self.device) for part in inputs)
                 run = self.model.run(to_ids(self.case, tokens, lengths), lengths + 1)
                 real = (torch.arange(run.logits.shape[1], device=self.device) <= lengths[:, None])[None, :, :, None]
                 total = total + (run.senders * real).sum(1, keepdim=True, dtype=torch.float64)
@@ -179,8 +180,19 @@ class Measurement:
                     self.tally.add("node_strict", node.name, ablation, *correct)
 
     @torch.no_grad()
-    def edge_strict(self, batches: Iterable[Pairs], progress: Progress | None = None, total: int = 0) -> None:
-        """Each edge outside the circuit replaced, which should change nothing."""
+    def edge_strict(
+        self,
+        batches: Iterable[Pairs],
+        progress: Progress | None = None,
+        total: int = 0,
+        *,
+        only: Mapping[int, Iterable[Ablation]] | None = None,
+    ) -> None:
+        """Each edge outside the circuit replaced, which should change nothing.
+
+        `only` restricts this to some edges, by place, and for each to some ablations.
+        """
+        ablations = dict.fromkeys(self.space.negatives.tolist(), ABLATIONS) if only is None else only
         done = 0
         for run in self._runs(batches):
             target = run.base_codes, run.base_there
@@ -188,14 +200,14 @@ class Measurement:
                 ablation: self._replacement(run, ablation) for ablation in ABLATIONS
             }
             patcher = EdgePatcher(self.model, run.base, run.base_padding)
-            for place in self.space.negatives.tolist():
+            for place, chosen in ablations.items():
                 edge, sender = self.space.edges[place], self.space.sender[place]
-                for ablation, replacement in replacements.items():
-                    logits = patcher.logits(edge, replacement[sender])
+                for ablation in chosen:
+                    logits = patcher.logits(edge, replacements[ablation][sender])
                     self.tally.add("edge_strict", str(edge), ablation, *self.reader.correct(logits, *target))
                 done += run.n_pairs
                 if progress:
-                    progress(done, total * len(self.space.negatives))
+                    progress(done, total * len(ablations))
 
     @torch.no_grad()
     def edge_strict_sample(self, batches: Iterable[Pairs]) -> None:
@@ -287,7 +299,7 @@ class QuickCheck:
     node_strict: float
     node_strict_resample: float
     edge_strict: float
-    """Share of right outputs over a sample of single edges: too few pairs an edge to speak of the worst one."""
+    """Share of right outputs over a sample of single edges, or of the worst suspect if that is less."""
     complement: float
     weak: tuple[tuple[str, float], ...] = ()
     """Nodes and edges below 1, worst first."""
@@ -304,9 +316,28 @@ class QuickCheck:
         )
 
 
-def quick_check(case: Case, model: Transformer, *, n_pairs: int, n_edge_rows: int, seed: int) -> QuickCheck:
-    """A cheap look at all kinds of entries on pairs that training may draw; `n_edge_rows` replace a single edge."""
+def quick_check(
+    case: Case,
+    model: Transformer,
+    *,
+    n_pairs: int,
+    n_edge_rows: int,
+    seed: int,
+    suspects: Sequence[tuple[int, Ablation]] = (),
+) -> QuickCheck:
+    """A cheap look at all kinds of entries on pairs that training may draw; `n_edge_rows` replace a single edge.
+
+    `suspects`, single edges by place and ablation, are looked at one by one on as many pairs as a certificate does.
+    """
     measurement = Measurement(case, model, seed=seed, split="train")
+    worst_suspect = 1.0
+    if suspects:
+        only: dict[int, list[Ablation]] = {}
+        for place, ablation in suspects:
+            only.setdefault(place, []).append(ablation)
+        measurement.edge_strict(measurement.sampled(SINGLE_PAIRS, "suspects"), only=only)
+        worst_suspect = min(entry.accuracy for entry in measurement.tally.entries("edge_strict"))
+        measurement.tally = _Tally()
     measurement.aggregates(measurement.sampled(n_pairs, "quick"))
     measurement.interchange(measurement.sampled(n_pairs, "quick"))
     measurement.node_strict(measurement.sampled(n_pairs, "quick"))
@@ -330,7 +361,7 @@ def quick_check(case: Case, model: Transformer, *, n_pairs: int, n_edge_rows: in
         edge_interchange=worst("edge_interchange"),
         node_strict=worst("node_strict"),
         node_strict_resample=worst("node_strict", "resample"),
-        edge_strict=sum(entry.correct for entry in edges) / n_counted if n_counted else 1.0,
+        edge_strict=min(worst_suspect, sum(entry.correct for entry in edges) / n_counted if n_counted else 1.0),
         complement=worst("complement"),
         weak=tuple(weak),
     )

@@ -25,6 +25,8 @@ class Recipe:
     """Groups of rows with something outside the circuit replaced; the target is the base output."""
     node_share: float = 0.3
     """Share of the circuit rows that interchange a node; the rest interchange an edge."""
+    suspect_share: float = 0.25
+    """Share of the outside rows for single edges that a certificate found at fault, once there are any."""
     outside_level: str = "edge"
     """What is replaced outside the circuit: sets of `edge`s of all shapes, or one whole `node`."""
     ablations: tuple[str, ...] = ("resample", "zero", "mean")
@@ -67,7 +69,7 @@ class Recipe:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 0")
         if not self.learning_rate > 0:
             raise SettingError(f"recipe {self.name}: learning_rate is {self.learning_rate!r}; it is above 0")
-        for name in ("node_share", "related_share", "replayed_share", "good_enough"):
+        for name in ("node_share", "related_share", "replayed_share", "suspect_share", "good_enough"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is a share from 0 to 1")
         if self.goal not in ("path", "node", "behaviour"):
@@ -150,6 +152,7 @@ SIIT = Recipe(
     outside_groups=1,
     outside_level="node",
     ablations=("resample",),
+    suspect_share=0.0,
     related_share=0.0,
     replayed_share=0.0,
     probe_weight=0.0,

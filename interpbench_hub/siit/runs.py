@@ -215,18 +215,19 @@ class _Run:
         Returns whether the recipe's goal is reached.
         """
         recipe, state = self.trainer.recipe, self.trainer.state
-        # After an attempt that fell short, training gets time to mend it.
-        has_waited = state.step >= 1.25 * state.last_attempt
+        # After a cool-down that did not suffice, training gets time to mend what it showed.
+        has_waited = state.step >= 1.25 * state.last_cooled
         if cooled:
-            state.cooling_from, state.last_attempt = None, state.step
+            state.cooling_from, state.last_cooled = None, state.step
         look = self._look(is_close=False)
-        if has_waited and recipe.reaches_goal(look, THRESHOLD):
+        if recipe.reaches_goal(look, THRESHOLD):
             # The closer look saves most of the certificates, which cost far more, that would fall short.
             look = self._look(is_close=True)
             if recipe.reaches_goal(look, THRESHOLD):
-                state.last_attempt = state.step
-                if recipe.is_done(self._certify()):
+                certificate = self._certify()
+                if recipe.is_done(certificate):
                     return True
+                self.trainer.suspect(certificate)
         if not cooled and state.cooling_from is None and has_waited and recipe.reaches_goal(look, recipe.good_enough):
             state.cooling_from = state.step
         return False

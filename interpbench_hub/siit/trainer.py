@@ -20,6 +20,7 @@ from torch import Tensor
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.pairs import seeded
 from interpbench_hub.certificate import GRADES, Certificate
+from interpbench_hub.circuit import Edge
 from interpbench_hub.siit.adam import Adam
 from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
 from interpbench_hub.siit.interventions import EdgeSpace
@@ -31,6 +32,7 @@ from interpbench_hub.siit.training_state import TrainingState
 from interpbench_hub.transformer import Run, Transformer, TransformerConfig
 
 QUICK_PAIRS, QUICK_EDGE_ROWS = 256, 1_024
+MAX_SUSPECTS = 64
 CLOSE_PAIRS, CLOSE_EDGE_ROWS = 2_048, 8_192
 
 
@@ -80,6 +82,8 @@ class Trainer:
             edge_weights=torch.ones(n_edges),
             pair_losses=torch.zeros(BLOCK_STEPS, recipe.n_pairs),
             replayed=None,
+            suspects=[],
+            drawn_suspects=[],
         )
 
     def take_up(self, state: TrainingState) -> None:
@@ -89,9 +93,12 @@ class Trainer:
             saved.parameters = mine.data
         self.state = state
         # The block under way is drawn again: a state between two blocks still has the losses its worst are chosen by.
-        number, place = divmod(state.step, BLOCK_STEPS)
-        number -= place == 0
-        self._block = (number, self.draws.block(number, state.edge_weights, state.replayed)) if state.step else None
+        self._block = self._drawn((state.step - 1) // BLOCK_STEPS) if state.step else None
+
+    def _drawn(self, number: int) -> tuple[int, StepDraw]:
+        """A block as its state says, with its number."""
+        state = self.state
+        return number, self.draws.block(number, state.edge_weights, state.replayed, state.drawn_suspects)
 
     def step(self) -> StepLosses:
         """One step: forward, backward, update."""
@@ -117,7 +124,7 @@ class Trainer:
         else:
             self._note_losses(draw, plain.detach().cpu())
         loss = behaviour + circuit + outside
-        probe_weight = recipe.probe_weight_at(state.step, state.cooling_from)
+        probe_weight = recipe.probe_weight_at(state.step, state.cooling_from) if self.probes.variables else 0.0
         if probe_weight:
             loss = loss + probe_weight * self.probes.loss(run.senders, draw.variables, draw.there)
         self._update(loss, with_probes=probe_weight > 0)
@@ -132,9 +139,10 @@ class Trainer:
             if place == 0:
                 # Edges that are still wrong are drawn more often, none is forgotten.
                 state.edge_weights = state.edge_losses / state.edge_losses.mean().clamp(min=1e-12) + 0.3
+                state.drawn_suspects = state.suspects
                 if self._block is not None and self.draws.n_replayed:
                     state.replayed = self.draws.worst(self._block[1], state.pair_losses)
-            self._block = number, self.draws.block(number, state.edge_weights, state.replayed)
+            self._block = self._drawn(number)
         return StepDraw(*(part[place] for part in self._block[1]))
 
     def _replacement(self, draw: StepDraw, run: Run) -> Tensor:
@@ -191,7 +199,28 @@ class Trainer:
     def check(self, *, is_close: bool) -> QuickCheck:
         """A look at how far training is: a quick one, or one close enough to spare a certificate that would fail."""
         n_pairs, n_edge_rows = (CLOSE_PAIRS, CLOSE_EDGE_ROWS) if is_close else (QUICK_PAIRS, QUICK_EDGE_ROWS)
-        return quick_check(self.case, self.averaged(), n_pairs=n_pairs, n_edge_rows=n_edge_rows, seed=self.state.step)
+        ablations = self.recipe.ablations
+        suspects = [(place, ablations[kind]) for place, kind in self.state.suspects] if is_close else []
+        return quick_check(
+            self.case,
+            self.averaged(),
+            n_pairs=n_pairs,
+            n_edge_rows=n_edge_rows,
+            seed=self.state.step,
+            suspects=suspects,
+        )
+
+    def suspect(self, certificate: Certificate) -> None:
+        """Give the single edges that a certificate found at fault a share of the rows from now on."""
+        recipe = self.recipe
+        found = [
+            [self.space.index[Edge.parse(entry.name)], recipe.ablations.index(entry.ablation)]
+            for section, entry in certificate.failures()
+            if section == "edge_strict" and entry.ablation in recipe.ablations
+        ]
+        # Earlier ones stay, so that they do not come back; the worst of the latest come first.
+        kept = [suspect for suspect in self.state.suspects if suspect not in found]
+        self.state.suspects = [*found, *kept][:MAX_SUSPECTS]
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """What a training run needs to go on after an interruption, and the files it keeps it in.
 
-The draws of a step depend on the seed and the step's number alone, so no random state needs saving.
+The draws of a block of steps follow from the seed, its number, and the edge weights and replayed pairs kept here, so no
+random state needs saving.
 """
 
 import json
@@ -40,10 +41,15 @@ class TrainingState:
     """Worst loss of each pair [step of the block, pair]."""
     replayed: StepDraw | None
     """Pairs of the last block that are drawn again in this one."""
+    suspects: list[list[int]]
+    """Single edges outside the circuit that certificates found at fault: place of the edge, of the ablation in the
+    recipe's."""
+    drawn_suspects: list[list[int]]
+    """`suspects` as they stood when the block of steps that is under way was drawn."""
     cooling_from: int | None = None
     """Step after which the current cool-down began; None outside of one."""
-    last_attempt: int = 0
-    """Step of the last certificate that fell short."""
+    last_cooled: int = 0
+    """Step at which the last cool-down ended."""
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
 
@@ -79,19 +85,15 @@ class TrainingState:
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 plain = json.loads(file.metadata()["state"])
-                # Edges are drawn on the CPU, wherever the model is.
-                tensors = {name: file.get_tensor(name).cpu() for name in _TENSORS}
-                optimised = {
-                    name: Adam(*(file.get_tensor(f"{name}.{part.name}") for part in fields(Adam)))
-                    for name in _OPTIMISED
-                }
+                # Draws are made on the CPU, wherever the model is.
+                parts: dict[str, Any] = {name: file.get_tensor(name).cpu() for name in _TENSORS}
+                parts["average"] = parts["average"].to(device)
+                for name in _OPTIMISED:
+                    parts[name] = Adam(*(file.get_tensor(f"{name}.{part.name}") for part in fields(Adam)))
                 is_replaying = any(name.startswith("replayed.") for name in file.keys())  # noqa: SIM118
-                replayed = (
-                    StepDraw(*(file.get_tensor(f"replayed.{name}").cpu() for name in StepDraw._fields))
-                    if is_replaying
-                    else None
-                )
-            return cls(**plain, **tensors, **optimised, replayed=replayed)
+                replayed = [file.get_tensor(f"replayed.{name}").cpu() for name in StepDraw._fields if is_replaying]
+                parts["replayed"] = StepDraw(*replayed) if is_replaying else None
+            return cls(**plain, **parts)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{path} is no training state ({error}); delete it to train from the start"
