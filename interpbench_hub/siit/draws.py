@@ -45,8 +45,8 @@ class StepDraw(NamedTuple):
     """Output codes the intervened rows should give [intervened row, pos]."""
     ablations: Tensor
     """What replaces in each intervened row: its place in the recipe's ablations, -1 in circuit rows."""
-    single: Tensor
-    """Place of a row's one circuit edge among the space's interchange edges, -1 in all other intervened rows."""
+    exchanges: Tensor
+    """The circuit edge or node an intervened row exchanges, its place among the space's; -1 in outside rows."""
 
     def of_pairs(self, n_pairs: int) -> "StepDraw":
         """The same with the rows [..., row, ...] of several steps as [step, side or group, pair, ...]."""
@@ -54,7 +54,7 @@ class StepDraw(NamedTuple):
 
 
 class Draws:
-    """Draws the steps of one run. A block depends on the run's seed, its number, edge weights and replayed pairs."""
+    """Draws the steps of one run. A block depends on the seed, its number, weights, replayed pairs and suspects."""
 
     def __init__(
         self, case: Case, space: EdgeSpace, recipe: Recipe, seed: int, variables: tuple[str, ...], device: torch.device
@@ -63,20 +63,18 @@ class Draws:
         self.variables, self.device = variables, device
         self.sampler = PairSampler(case, seed=f"train {seed}", split="train", related=recipe.related_share)
         self.interventions = InterventionDraw(space)
-        self._interchange_place = torch.full((space.n_edges,), -1)
-        self._interchange_place[space.interchange_edges] = torch.arange(len(space.interchange_edges))
         self.n_replayed = int(recipe.replayed_share * recipe.n_pairs)
         """Pairs of a step that are replayed."""
 
     def block(
-        self, number: int, edge_weights: Tensor, replayed: StepDraw | None, suspects: Sequence[Sequence[int]] = ()
+        self, number: int, weights: Tensor, replayed: StepDraw | None, suspects: Sequence[Sequence[int]] = ()
     ) -> StepDraw:
         """The steps `number * BLOCK_STEPS` and on, [step, row, ...].
 
-        `edge_weights` [interchange edge] are the edges' chances; `replayed` is what `worst` chose of the last block;
-        `suspects` are edges outside the circuit, with the place of an ablation, that get a share of the rows.
+        `weights` [exchange] are the chances of circuit edges and nodes; `replayed` is what `worst` chose of the last
+        block; `suspects`, places among the space's outside sets and of an ablation, get a share of the rows.
         """
-        block = self._fresh(number, edge_weights, suspects)
+        block = self._fresh(number, weights, suspects)
         if replayed is not None and self.n_replayed:
             for part, worst in zip(block.of_pairs(self.recipe.n_pairs), replayed, strict=True):
                 # [pair, side or group, ...] -> [step, side or group, pair of the step, ...]
@@ -92,7 +90,7 @@ class Draws:
         parts = block.of_pairs(self.recipe.n_pairs)
         return StepDraw(*(part.cpu()[step[order], :, pair[order]] for part in parts))
 
-    def _fresh(self, number: int, edge_weights: Tensor, suspects: Sequence[Sequence[int]]) -> StepDraw:
+    def _fresh(self, number: int, weights: Tensor, suspects: Sequence[Sequence[int]]) -> StepDraw:
         recipe, steps, n_pairs = self.recipe, BLOCK_STEPS, self.recipe.n_pairs
         n_circuit, n_outside = recipe.circuit_groups * n_pairs, recipe.outside_groups * n_pairs
         generator = torch.Generator().manual_seed(seeded("steps", self.seed, number))
@@ -103,7 +101,8 @@ class Draws:
         tokens, lengths = sides.flatten(0, 2), counts.flatten()
         values = self.case.high_level.run(tokens, lengths)
         codes = values[self.case.graph.output.name].unflatten(0, (steps, 2 * n_pairs))
-        circuit = self.interventions.circuit(steps * n_circuit, edge_weights, recipe.node_share, generator)
+        exchanges = self.interventions.circuit(steps * n_circuit, weights, recipe.node_share, generator)
+        circuit = self.interventions.exchanged_edges(exchanges)
         if recipe.outside_level == "node":
             outside = self.interventions.outside_node(steps * n_outside, generator)
         else:
@@ -112,10 +111,8 @@ class Draws:
         if suspects and n_outside:
             chosen = torch.rand(steps * n_outside, generator=generator) < recipe.suspect_share
             which = torch.randint(len(suspects), (steps * n_outside,), generator=generator)
-            edge, kind = torch.tensor([list(suspect) for suspect in suspects]).unbind(1)
-            alone = torch.zeros_like(outside)
-            alone[torch.arange(len(alone)), edge[which]] = True
-            outside = torch.where(chosen[:, None], alone, outside)
+            place, kind = torch.tensor([list(suspect) for suspect in suspects]).unbind(1)
+            outside = torch.where(chosen[:, None], self.space.outside_sets[place[which]], outside)
             ablations = torch.where(chosen.view_as(ablations), kind[which].view_as(ablations), ablations)
         targets = codes[:, n_pairs:].repeat(1, recipe.outside_groups, 1)
         if n_circuit:
@@ -132,7 +129,6 @@ class Draws:
             targets = torch.cat([changed.unflatten(0, (steps, n_circuit)), targets], dim=1)
         edges = [edges.reshape(steps, -1, self.space.n_edges) for edges in (circuit, outside)]
         masks = self.space.to_mask(torch.cat(edges, dim=1).flatten(0, 1))
-        single = self._interchange_place[circuit.int().argmax(1)].masked_fill(circuit.sum(1) != 1, -1)
         probed = [values[name].unflatten(0, (steps, 2 * n_pairs)) for name in self.variables]
         return StepDraw(
             ids=to_ids(self.case, tokens, lengths).unflatten(0, (steps, 2 * n_pairs)),
@@ -143,5 +139,5 @@ class Draws:
             masks=masks.to(torch.float32).view(steps, n_circuit + n_outside, *masks.shape[1:]),
             targets=targets,
             ablations=torch.cat([torch.full((steps, n_circuit), -1), ablations], dim=1),
-            single=torch.cat([single.view(steps, n_circuit), torch.full((steps, n_outside), -1)], dim=1),
+            exchanges=torch.cat([exchanges.view(steps, n_circuit), torch.full((steps, n_outside), -1)], dim=1),
         )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
-from interpbench_hub.circuit import POS_EMBED, Node
+from interpbench_hub.certificate import Section
+from interpbench_hub.circuit import POS_EMBED, Edge, Node
 from interpbench_hub.transformer import TransformerConfig
 
 
@@ -71,6 +72,38 @@ class EdgeSpace:
         """Places of all edges outside the circuit."""
         return torch.where(~self.in_circuit)[0]
 
+    @cached_property
+    def node_edges(self) -> Tensor:
+        """All edges that leave each circuit node: BoolTensor [circuit node, edge]."""
+        return torch.stack([self.out_of(node) for node in self.circuit_nodes])
+
+    @cached_property
+    def outside_node_edges(self) -> Tensor:
+        """All edges that leave each node outside: BoolTensor [outside node, edge]."""
+        return torch.stack([self.out_of(node) for node in self.outside_nodes]).view(-1, self.n_edges)
+
+    @cached_property
+    def n_exchanges(self) -> int:
+        """Number of single exchanges the program answers for: of interchange edges, then of circuit nodes."""
+        return len(self.interchange_edges) + len(self.circuit_nodes)
+
+    @cached_property
+    def outside_sets(self) -> Tensor:
+        """What a certificate replaces outside: each single edge (of all, by place), each node outside, everything.
+
+        BoolTensor [set, edge].
+        """
+        single = torch.eye(self.n_edges, dtype=torch.bool, device=self.device)
+        return torch.cat([single, self.outside_node_edges, ~self.in_circuit[None]])
+
+    def outside_set(self, section: Section, name: str) -> int:
+        """Place in `outside_sets` of what an entry of a certificate's section replaced."""
+        if section == "edge_strict":
+            return self.index[Edge.parse(name)]
+        if section == "node_strict":
+            return self.n_edges + [node.name for node in self.outside_nodes].index(name)
+        return len(self.outside_sets) - 1
+
 
 class InterventionDraw:
     """Draws interventions for training rows.
@@ -91,25 +124,28 @@ class InterventionDraw:
         self.pools = [pool if len(pool) else self.pools[0] for pool in self.pools]
         self.receivers = torch.unique(space.receiver[outside])
         self.circuit_receivers = circuit_receivers[torch.isin(circuit_receivers, self.receivers)]
-        self.node_edges = torch.stack([space.out_of(node) for node in space.circuit_nodes])
-        outside_nodes = space.outside_nodes
-        self.outside_edges = (
-            torch.stack([space.out_of(node) for node in outside_nodes]) if outside_nodes else outside[None]
-        )
+        self.outside_edges = space.outside_node_edges if space.outside_nodes else outside[None]
 
     def circuit(self, rows: int, weights: Tensor, node_share: float, generator: torch.Generator) -> Tensor:
-        """Interchanges of one circuit node or one circuit edge a row: [row, edge].
+        """Which circuit edge or node each row exchanges, a place among the space's exchanges: LongTensor [row].
 
-        `weights` [interchange edge] are the edges' chances; nodes are drawn evenly.
+        `weights` [exchange] are their chances among edges and among nodes.
         """
+        n_edges = len(self.space.interchange_edges)
+
+        def draw(weights: Tensor) -> Tensor:
+            # None at all, for recipes without such rows, is more than multinomial can draw.
+            return torch.multinomial(weights, max(rows, 1), replacement=True, generator=generator)[:rows]
+
+        edge, node = draw(weights[:n_edges]), n_edges + draw(weights[n_edges:])
+        return torch.where(torch.rand(rows, generator=generator) < node_share, node, edge)
+
+    def exchanged_edges(self, exchanges: Tensor) -> Tensor:
+        """The edges that exchanges move: LongTensor [row] -> BoolTensor [row, edge]."""
         space = self.space
-        # None at all, for recipes without such rows, is more than multinomial can draw.
-        chosen = torch.multinomial(weights, max(rows, 1), replacement=True, generator=generator)[:rows]
-        single = torch.zeros(rows, space.n_edges, dtype=torch.bool, device=space.device)
-        single[torch.arange(rows, device=space.device), space.interchange_edges[chosen]] = True
-        node = torch.randint(len(self.node_edges), (rows,), generator=generator)
-        by_node = torch.rand(rows, 1, generator=generator) < node_share
-        return torch.where(by_node, self.node_edges[node], single)
+        single = torch.zeros(len(space.interchange_edges), space.n_edges, dtype=torch.bool, device=space.device)
+        single[torch.arange(len(single)), space.interchange_edges] = True
+        return torch.cat([single, space.node_edges])[exchanges]
 
     def outside(self, rows: int, generator: torch.Generator) -> Tensor:
         """Sets of edges outside the circuit, one a row: [row, edge]."""

@@ -301,8 +301,8 @@ class QuickCheck:
     edge_strict: float
     """Share of right outputs over a sample of single edges, or of the worst suspect if that is less."""
     complement: float
-    weak: tuple[tuple[str, float], ...] = ()
-    """Nodes and edges below 1, worst first."""
+    failures: tuple[tuple[Section, Entry], ...] = ()
+    """Every entry below 1, worst first."""
 
     @property
     def worst(self) -> float:
@@ -350,11 +350,9 @@ def quick_check(
 
     edges = tally.entries("edge_strict")
     n_counted = sum(entry.count for entry in edges)
-    sections: tuple[Section, ...] = ("node_interchange", "edge_interchange", "node_strict", "edge_strict")
-    weak = sorted(
-        ((e.name, e.accuracy) for section in sections for e in tally.entries(section) if e.accuracy < 1),
-        key=lambda item: item[1],
-    )
+    failures = [
+        (key[0], Entry(key[1], key[2], *counts)) for key, counts in tally.counts.items() if counts[1] < counts[0]
+    ]
     return QuickCheck(
         behaviour=worst("behaviour"),
         node_interchange=worst("node_interchange"),
@@ -363,5 +361,5 @@ def quick_check(
         node_strict_resample=worst("node_strict", "resample"),
         edge_strict=min(worst_suspect, sum(entry.correct for entry in edges) / n_counted if n_counted else 1.0),
         complement=worst("complement"),
-        weak=tuple(weak),
+        failures=tuple(sorted(failures, key=lambda failure: failure[1].accuracy)),
     )

@@ -148,12 +148,6 @@ class PairRun:
     def source_values(self) -> Values:
         return {name: codes[: self.n_pairs] for name, codes in self.values.items()}
 
-    @cached_property
-    def means(self) -> Tensor:
-        """Mean of what each sender writes at each position, over this batch's real positions: [sender, 1, pos, d]."""
-        real = F.pad(self.there, (1, 0), value=True)[None, :, :, None]
-        return (self.run.senders * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
-
     def interchange_codes(self, edges: Tensor) -> Tensor:
         """High-level output codes when circuit edges [row, circuit edge] carry the source's values.
 

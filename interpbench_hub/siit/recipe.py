@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from interpbench_hub.certificate import Certificate
+from interpbench_hub.certificate import Ablation, Certificate
 from interpbench_hub.errors import SettingError, unknown_name
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Recipe:
     """Share of the outside rows for single edges that a certificate found at fault, once there are any."""
     outside_level: str = "edge"
     """What is replaced outside the circuit: sets of `edge`s of all shapes, or one whole `node`."""
-    ablations: tuple[str, ...] = ("resample", "zero", "mean")
+    ablations: tuple[Ablation, ...] = ("resample", "zero", "mean")
     """What replaces outside the circuit, in equal shares."""
     related_share: float = 0.25
     """Share of pairs whose source is the base with some tokens changed."""
@@ -65,11 +65,12 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 1")
         for name in ("circuit_groups", "outside_groups", "probe_weight", "warm_up", "cool_down"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 0")
-        if not self.learning_rate > 0:
-            raise SettingError(f"recipe {self.name}: learning_rate is {self.learning_rate!r}; it is above 0")
-        for name in ("node_share", "related_share", "replayed_share", "suspect_share", "good_enough"):
+        for name in ("learning_rate", "gradient_norm"):
+            if not getattr(self, name) > 0:
+                raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is above 0")
+        for name in ("node_share", "related_share", "replayed_share", "suspect_share", "averaged_share", "good_enough"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is a share from 0 to 1")
         if self.goal not in ("path", "node", "behaviour"):

@@ -227,7 +227,9 @@ class _Run:
                 certificate = self._certify()
                 if recipe.is_done(certificate):
                     return True
-                self.trainer.suspect(certificate)
+                self.trainer.suspect(certificate.failures())
+            else:
+                self.trainer.suspect(look.failures)
         if not cooled and state.cooling_from is None and has_waited and recipe.reaches_goal(look, recipe.good_enough):
             state.cooling_from = state.step
         return False
@@ -245,7 +247,7 @@ class _Run:
             node_strict=check.node_strict,
             edge_strict=check.edge_strict,
             complement=check.complement,
-            weak=[list(item) for item in check.weak[:5]],
+            weak=[[entry.name, round(entry.accuracy, 5)] for _, entry in check.failures[:5]],
         )
         return check
 

@@ -9,7 +9,7 @@ Strict interchange intervention training is due to Gupta et al. 2024 (arXiv:2407
 training to Geiger et al. 2022 (arXiv:2112.00826); doing it edge by edge is this project's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,7 @@ from torch import Tensor
 
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.pairs import seeded
-from interpbench_hub.certificate import GRADES, Certificate
-from interpbench_hub.circuit import Edge
+from interpbench_hub.certificate import GRADES, Certificate, Entry, Section
 from interpbench_hub.siit.adam import Adam
 from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
 from interpbench_hub.siit.interventions import EdgeSpace
@@ -64,7 +63,7 @@ class Trainer:
         variables = tuple(variable.name for variable in self.probes.variables) if recipe.probe_weight else ()
         self.draws = Draws(case, self.space, recipe, seed, variables, self.device)
         self._block: tuple[int, StepDraw] | None = None
-        n_edges = len(self.space.interchange_edges)
+        n_exchanges = self.space.n_exchanges
         self.state = TrainingState(
             identity={
                 "case": case.id,
@@ -78,8 +77,8 @@ class Trainer:
             model=Adam.of(self.model.flat.data),
             probes=Adam.of(self.probes.flat.data),
             average=self.model.flat.data.clone(),
-            edge_losses=torch.ones(n_edges),
-            edge_weights=torch.ones(n_edges),
+            exchange_losses=torch.ones(n_exchanges),
+            exchange_weights=torch.ones(n_exchanges),
             pair_losses=torch.zeros(BLOCK_STEPS, recipe.n_pairs),
             replayed=None,
             suspects=[],
@@ -98,7 +97,7 @@ class Trainer:
     def _drawn(self, number: int) -> tuple[int, StepDraw]:
         """A block as its state says, with its number."""
         state = self.state
-        return number, self.draws.block(number, state.edge_weights, state.replayed, state.drawn_suspects)
+        return number, self.draws.block(number, state.exchange_weights, state.replayed, state.drawn_suspects)
 
     def step(self) -> StepLosses:
         """One step: forward, backward, update."""
@@ -137,8 +136,8 @@ class Trainer:
         number, place = divmod(state.step, BLOCK_STEPS)
         if self._block is None or self._block[0] != number:
             if place == 0:
-                # Edges that are still wrong are drawn more often, none is forgotten.
-                state.edge_weights = state.edge_losses / state.edge_losses.mean().clamp(min=1e-12) + 0.3
+                # What is still wrong is drawn more often, nothing is forgotten.
+                state.exchange_weights = state.exchange_losses / state.exchange_losses.mean().clamp(min=1e-12) + 0.3
                 state.drawn_suspects = state.suspects
                 if self._block is not None and self.draws.n_replayed:
                     state.replayed = self.draws.worst(self._block[1], state.pair_losses)
@@ -163,11 +162,11 @@ class Trainer:
         return torch.einsum("srpd,rp->spd", run.senders, real / real.sum(0).clamp(min=1))[:, None]
 
     def _note_losses(self, draw: StepDraw, losses: Tensor) -> None:
-        """Keep each pair's worst loss over its rows, and the running loss of every edge that a row exchanged alone."""
+        """Keep each pair's worst loss over its rows, and the running loss of every exchange."""
         state, n_pairs = self.state, self.recipe.n_pairs
         state.pair_losses[state.step % BLOCK_STEPS] = losses.unflatten(0, (-1, n_pairs)).amax(0)
-        kept = state.edge_losses
-        for place, loss in zip(draw.single.tolist(), losses[2 * n_pairs :].tolist(), strict=True):
+        kept = state.exchange_losses
+        for place, loss in zip(draw.exchanges.tolist(), losses[2 * n_pairs :].tolist(), strict=True):
             if place >= 0:
                 kept[place] = 0.9 * kept[place] + 0.1 * loss
 
@@ -200,25 +199,26 @@ class Trainer:
         """A look at how far training is: a quick one, or one close enough to spare a certificate that would fail."""
         n_pairs, n_edge_rows = (CLOSE_PAIRS, CLOSE_EDGE_ROWS) if is_close else (QUICK_PAIRS, QUICK_EDGE_ROWS)
         ablations = self.recipe.ablations
-        suspects = [(place, ablations[kind]) for place, kind in self.state.suspects] if is_close else []
+        n_edges = self.space.n_edges
+        suspects = [(place, ablations[kind]) for place, kind in self.state.suspects if place < n_edges]
         return quick_check(
             self.case,
             self.averaged(),
             n_pairs=n_pairs,
             n_edge_rows=n_edge_rows,
             seed=self.state.step,
-            suspects=suspects,
+            suspects=suspects if is_close else (),
         )
 
-    def suspect(self, certificate: Certificate) -> None:
-        """Give the single edges that a certificate found at fault a share of the rows from now on."""
-        recipe = self.recipe
+    def suspect(self, failures: Iterable[tuple[Section, Entry]]) -> None:
+        """Give what fell short outside the circuit a share of the rows from now on; failures come worst first."""
+        ablations = self.recipe.ablations
         found = [
-            [self.space.index[Edge.parse(entry.name)], recipe.ablations.index(entry.ablation)]
-            for section, entry in certificate.failures()
-            if section == "edge_strict" and entry.ablation in recipe.ablations
+            [self.space.outside_set(section, entry.name), ablations.index(entry.ablation)]
+            for section, entry in failures
+            if section in ("node_strict", "edge_strict", "complement") and entry.ablation in ablations
         ]
-        # Earlier ones stay, so that they do not come back; the worst of the latest come first.
+        # Earlier ones stay, so that they do not come back.
         kept = [suspect for suspect in self.state.suspects if suspect not in found]
         self.state.suspects = [*found, *kept][:MAX_SUSPECTS]
 

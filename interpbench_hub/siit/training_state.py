@@ -33,17 +33,17 @@ class TrainingState:
     probes: Adam
     average: Tensor
     """Running average of the model's parameters, which is what checks look at."""
-    edge_losses: Tensor
-    """Running loss of each circuit edge's interchange."""
-    edge_weights: Tensor
-    """Chances of the circuit edges in the block of steps that is under way."""
+    exchange_losses: Tensor
+    """Running loss of each single exchange of a circuit edge or node."""
+    exchange_weights: Tensor
+    """Chances of these exchanges in the block of steps that is under way."""
     pair_losses: Tensor
     """Worst loss of each pair [step of the block, pair]."""
     replayed: StepDraw | None
     """Pairs of the last block that are drawn again in this one."""
     suspects: list[list[int]]
-    """Single edges outside the circuit that certificates found at fault: place of the edge, of the ablation in the
-    recipe's."""
+    """What close looks and certificates found at fault outside the circuit: place among the space's outside sets, place
+    of the ablation among the recipe's."""
     drawn_suspects: list[list[int]]
     """`suspects` as they stood when the block of steps that is under way was drawn."""
     cooling_from: int | None = None
@@ -100,7 +100,7 @@ class TrainingState:
             ) from error
 
 
-_TENSORS = ("average", "edge_losses", "edge_weights", "pair_losses")
+_TENSORS = ("average", "exchange_losses", "exchange_weights", "pair_losses")
 _OPTIMISED = ("model", "probes")
 
 
