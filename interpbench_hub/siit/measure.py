@@ -350,7 +350,7 @@ def quick_check(
 
     edges = tally.entries("edge_strict")
     n_counted = sum(entry.count for entry in edges)
-    failures = [
+    failures: list[tuple[Section, Entry]] = [
         (key[0], Entry(key[1], key[2], *counts)) for key, counts in tally.counts.items() if counts[1] < counts[0]
     ]
     return QuickCheck(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.pairs import seeded
-from interpbench_hub.certificate import GRADES, Certificate, Entry, Section
+from interpbench_hub.certificate import GRADES, Ablation, Certificate, Entry, Section
 from interpbench_hub.siit.adam import Adam
 from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
 from interpbench_hub.siit.interventions import EdgeSpace
@@ -200,7 +200,9 @@ class Trainer:
         n_pairs, n_edge_rows = (CLOSE_PAIRS, CLOSE_EDGE_ROWS) if is_close else (QUICK_PAIRS, QUICK_EDGE_ROWS)
         ablations = self.recipe.ablations
         n_edges = self.space.n_edges
-        suspects = [(place, ablations[kind]) for place, kind in self.state.suspects if place < n_edges]
+        suspects: list[tuple[int, Ablation]] = [
+            (place, ablations[kind]) for place, kind in self.state.suspects if place < n_edges
+        ]
         return quick_check(
             self.case,
             self.averaged(),
