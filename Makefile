@@ -32,13 +32,13 @@ test-slow: $(READY) ## run the tests marked slow
 
 check: check-format check-lint check-types check-docs ## check format, lint, types and generated documents
 
-check-check-docs: $(READY)
+check-docs: $(READY)
 	$(BIN)/python scripts/make_docs.py --check
 
 docs: $(READY) ## generate what is generated under docs/
 	$(BIN)/python scripts/make_docs.py
 
-format: $(READY)
+check-format: $(READY)
 	$(BIN)/ruff format --check .
 
 check-lint: $(READY)

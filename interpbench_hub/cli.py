@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from interpbench_hub.certificate import Grade
 from interpbench_hub.constants import NAMESPACE
 from interpbench_hub.errors import InterpBenchError
 
@@ -22,14 +25,15 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 
-Tier = Literal["elementwise", "single-head", "multi-head"]
-CaseId = Annotated[
-    str,
-    # Models are published as interpbench/<case>; whoever types that means the case.
-    typer.Argument(
-        metavar="CASE", help="A case's id, such as case_3.", callback=lambda text: text.removeprefix(f"{NAMESPACE}/")
-    ),
-]
+Tier = Literal["elementwise", "single-head", "multi-head", "deep"]
+
+
+def _case_id(text: str) -> str:
+    """Models are published as interpbench/<case>; whoever types that means the case."""
+    return text.removeprefix(f"{NAMESPACE}/")
+
+
+CaseId = Annotated[str, typer.Argument(metavar="CASE", help="A case's id, such as case_3.", callback=_case_id)]
 Seed = Annotated[int, typer.Option(help="What all random draws start from.")]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")]
 
@@ -76,33 +80,95 @@ def show(case_id: CaseId) -> None:
 
 @app.command()
 def train(
-    case_id: CaseId,
+    case_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[CASE...]", help="Ids of cases, such as case_3.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Train every case.")] = False,
+    tier: Annotated[Tier | None, typer.Option(help="Train every case of this tier.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; runs/<case>/<recipe>_<seed> if left out.")
+        Path | None,
+        typer.Option(
+            help="Folder of the run, runs/<case>/<recipe>_<seed> if left out; for several cases the folder of all "
+            "runs, runs if left out."
+        ),
     ] = None,
     seed: Seed = 0,
     recipe: Annotated[str, typer.Option(help="edge-siit, siit (per node) or behaviour.")] = "edge-siit",
     max_steps: Annotated[int | None, typer.Option(help="Steps after which training ends, whatever the grade.")] = None,
     device: Device = "cpu",
     restart: Annotated[bool, typer.Option("--restart", help="Forget what is in the folder and start anew.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Runs at the same time; as many as cores if left out.")] = None,
+    attempts: Annotated[
+        int | None, typer.Option(help="Seeds a case gets at most, counted from --seed; 3 if left out.")
+    ] = None,
+    accept: Annotated[
+        Literal["edge", "path"] | None,
+        typer.Option(help="Least grade with which a case needs no further attempt; edge if left out."),
+    ] = None,
+    backend: Annotated[
+        Literal["process", "ray"] | None,
+        typer.Option(help="Processes of this machine, or a Ray cluster; process if left out."),
+    ] = None,
+    imports: Annotated[
+        list[str] | None, typer.Option("--import", metavar="MODULE", help="Import a module that registers cases.")
+    ] = None,
 ) -> None:
-    """Train a model of a case and certify it. An interrupted run goes on where it stopped when called again."""
+    """Train models and certify them. What was interrupted goes on where it stopped when called again.
+
+    One CASE is trained by itself. Several, or --all, or any of --workers, --attempts, --accept and --backend, train
+    side by side: each case gets one seed after another until a model is good enough, and <out>/<case>/attempts.json
+    lists them. The exit status is 1 if an error or a crash left a case without one.
+    """
+    ids = [_case_id(text) for text in case_ids or ()]
+    if bool(ids) == (all_ or tier is not None):
+        raise typer.BadParameter("name one case or more, or give --all or --tier (but not both)")
+    many = {"workers": workers, "attempts": attempts, "accept": accept, "backend": backend}
+    given = {name: value for name, value in many.items() if value is not None}
+    common: dict[str, Any] = {"seed": seed, "recipe": recipe, "device": device, "max_steps": max_steps}
+    if len(ids) == 1 and not given:
+        _import(imports)
+        _train_one(ids[0], out=out, restart=restart, **common)
+        return
+    if restart:
+        raise typer.BadParameter("--restart is for one run; to train anew, delete the runs or choose another --out")
+    _import(imports)
+    _train_many(ids, tier, out=out or Path("runs"), imports=imports or (), **common, **given)
+
+
+def _import(modules: list[str] | None) -> None:
+    from interpbench_hub.siit.jobs import import_modules
+
+    import_modules(modules or ())
+
+
+def _train_one(case_id: str, **options: Any) -> None:
     from interpbench_hub.loader import load_certificate
     from interpbench_hub.siit import train as run
 
-    with _TrainingBar(case_id) as bar:
-        folder = run(
-            case_id,
-            out=out,
-            seed=seed,
-            recipe=recipe,
-            device=device,
-            restart=restart,
-            report=bar.report,
-            max_steps=max_steps,
-        )
+    with _resumable(), _TrainingBar(case_id) as bar:
+        folder = run(case_id, report=bar.report, **options)
     print_text(str(load_certificate(folder)))
     print_text(f"checkpoint in {folder}")
+
+
+def _train_many(ids: list[str], tier: Tier | None, **options: Any) -> None:
+    from interpbench_hub.cases import list_cases
+    from interpbench_hub.siit import train_all
+    from interpbench_hub.training_table import TrainingTable, summary
+
+    with _resumable(), TrainingTable(errors) as table:
+        cases = ids or list_cases(**({"tier": tier} if tier else {}))
+        outcomes = train_all(cases, report=table.report, **options)
+    for outcome in outcomes:
+        if outcome.status == "short" and outcome.chosen is not None:
+            n_tried = len(outcome.attempts)
+            print_text(f"{outcome.case}: grade {outcome.chosen.grade} is the best of {n_tried} attempts")
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failed:
+        print_text(f"{outcome.case}: failed: {outcome.error}")
+    print_text(f"{summary(table.progress.counts(), len(outcomes))}; runs and ledgers in {options['out']}")
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -126,14 +192,25 @@ def certify(
 
 @app.command()
 def bundle(
-    folders: Annotated[list[Path], typer.Argument(help="Checkpoint folders.", exists=True, file_okay=False)],
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Checkpoint folders.", exists=True, file_okay=False)
+    ] = None,
     collection: Annotated[Path | None, typer.Option(help="The collection; the package's own if left out.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="The chosen model of every case in the folder of runs.")] = False,
+    runs: Annotated[
+        Path | None, typer.Option("--from", help="The folder of runs, runs if left out; means --all.")
+    ] = None,
+    least: Annotated[Grade, typer.Option(help="With --all: leave out models of a lower grade.")] = "none",
 ) -> None:
     """Put certified checkpoints into the bundled collection and renew its manifest."""
     from interpbench_hub.collecting import bundle as put
+    from interpbench_hub.collecting import bundle_all
 
-    for folder in folders:
-        print_text(f"bundled {put(folder, collection)}")
+    if bool(folders) == (all_ or runs is not None):
+        raise typer.BadParameter("give checkpoint folders, or --all or --from for a folder of runs (but not both)")
+    places = [put(folder, collection) for folder in folders or ()]
+    for place in places or bundle_all(runs or Path("runs"), collection, least=least):
+        print_text(f"bundled {place}")
 
 
 @app.command()
@@ -157,8 +234,16 @@ def main() -> None:
         errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        errors.print("interrupted; the same command goes on from the last saved state", highlight=False)
         sys.exit(130)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command goes on from the last saved state", highlight=False)
+        raise typer.Exit(130) from None
 
 
 def _bar(*columns: TextColumn) -> Progress:

@@ -1,10 +1,16 @@
 """Making the bundled collection: certified checkpoints go in, the manifest is renewed."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from interpbench_hub.checkpoint import load_checkpoint, save_checkpoint
+from interpbench_hub.certificate import GRADES, Grade
+from interpbench_hub.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from interpbench_hub.constants import ATTEMPTS_FILE
 from interpbench_hub.errors import CheckpointError
 from interpbench_hub.hub import COLLECTION, write_manifest
+
+if TYPE_CHECKING:
+    from interpbench_hub.siit.attempts import Ledger
 
 _ID_OF_RECIPE = {"edge-siit": "{case}", "siit": "{case}_siit", "behaviour": "{case}_natural"}
 
@@ -12,16 +18,77 @@ _ID_OF_RECIPE = {"edge-siit": "{case}", "siit": "{case}_siit", "behaviour": "{ca
 def bundle(folder: str | Path, collection: str | Path | None = None) -> Path:
     """Put a certified checkpoint into a collection under its model id; returns its place there.
 
-    The id is the case's, with `_siit` or `_natural` for models of the node-level recipe or of behaviour alone.
+    The id is the case's, with `_siit` or `_natural` for models of the node-level recipe or of behaviour alone. The
+    manifest lists the attempts of the ledger next to the folder, if there is one with this run in it.
     Raises `CheckpointError` for a checkpoint without a certificate.
     """
+    from interpbench_hub.siit.attempts import Ledger
+
+    checkpoint = _certified(folder)
+    target = Path(collection) if collection is not None else COLLECTION
+    place = target / model_id(checkpoint)
+    attempts = _attempts(Ledger.load(Path(folder).absolute().parent), checkpoint)
+    save_checkpoint(checkpoint, place)
+    write_manifest(target, {place.name: attempts})
+    return place
+
+
+def bundle_all(runs: str | Path, collection: str | Path | None = None, *, least: Grade = "none") -> list[Path]:
+    """Put the chosen model of every case and recipe in a folder of runs into a collection; returns their places there.
+
+    Models of a grade lower than `least` are left out. Raises `CheckpointError` if there is no ledger of attempts in
+    the folder, or for a checkpoint that is not whole.
+    """
+    from interpbench_hub.siit.attempts import Ledger, run_folder
+
+    runs, target = Path(runs), Path(collection) if collection is not None else COLLECTION
+    ledgers = [Ledger.load(path.parent) for path in sorted(runs.glob(f"*/{ATTEMPTS_FILE}"))]
+    if not ledgers:
+        raise CheckpointError(
+            f"{runs} holds no {ATTEMPTS_FILE}; give the folder of runs of `interpbench train --all`, or bundle "
+            "checkpoint folders one by one"
+        )
+    attempts: dict[str, list[dict[str, Any]]] = {}
+    for ledger in ledgers:
+        for recipe in ledger.recipes:
+            chosen = ledger.chosen(recipe)
+            if chosen is None or GRADES.index(chosen.grade or "none") > GRADES.index(least):
+                continue
+            checkpoint = _certified(run_folder(runs, ledger.case, recipe, chosen.seed))
+            name = model_id(checkpoint)
+            attempts[name] = _attempts(ledger, checkpoint)
+            save_checkpoint(checkpoint, target / name)
+    if attempts:
+        write_manifest(target, attempts)
+    return [target / name for name in attempts]
+
+
+def model_id(checkpoint: Checkpoint) -> str:
+    """The id of a model in the collection, by its case and recipe."""
+    config = checkpoint.config
+    return _ID_OF_RECIPE.get(config.provenance.recipe, "{case}_" + config.provenance.recipe).format(case=config.case)
+
+
+def _certified(folder: str | Path) -> Checkpoint:
     checkpoint = load_checkpoint(folder)
     if checkpoint.certificate is None:
         raise CheckpointError(f"{folder} has no certificate; run `interpbench certify {folder}` first")
-    target = Path(collection) if collection is not None else COLLECTION
-    config = checkpoint.config
-    name = _ID_OF_RECIPE.get(config.provenance.recipe, "{case}_" + config.provenance.recipe)
-    place = target / name.format(case=config.case)
-    save_checkpoint(checkpoint, place)
-    write_manifest(target)
-    return place
+    return checkpoint
+
+
+def _attempts(ledger: "Ledger", checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """The attempts behind a checkpoint, as the manifest lists them; none if the ledger does not know it."""
+    recipe, seed = checkpoint.config.provenance.recipe, checkpoint.config.provenance.seed
+    finished = [attempt for attempt in ledger.attempts(recipe) if attempt.status == "finished"]
+    if ledger.case != checkpoint.config.case or seed not in [attempt.seed for attempt in finished]:
+        return []
+    return [
+        {
+            "seed": attempt.seed,
+            "steps": attempt.steps,
+            "grade": attempt.grade,
+            "cpu_seconds": attempt.cpu_seconds,
+            "chosen": attempt.seed == seed,
+        }
+        for attempt in finished
+    ]

@@ -17,6 +17,8 @@ MANIFEST_FILE = "manifest.json"
 
 TRAINING_STATE_FILE = "training_state.safetensors"
 TRAINING_LOG_FILE = "training_log.jsonl"
+ATTEMPTS_FILE = "attempts.json"
+"""The ledger of a case's attempts, next to their folders."""
 
 BOS = "<bos>"
 PAD = "<pad>"

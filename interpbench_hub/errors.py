@@ -39,6 +39,10 @@ class SettingError(InterpBenchError, ValueError):
     """An option with a value it cannot take (a device that does not exist, a negative step count)."""
 
 
+class BusyError(InterpBenchError, RuntimeError):
+    """A folder that another process is training in."""
+
+
 def unknown_name(what: str, given: object, known: Iterable[str], *, hint: str = "") -> UnknownNameError:
     """An `UnknownNameError` that repeats `given` and lists the nearest of the `known` names."""
     names = list(known)

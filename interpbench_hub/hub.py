@@ -7,7 +7,7 @@ files asked for are fetched, one by one, and never a pickle.
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
@@ -138,19 +138,29 @@ def load_manifest(collection: Path | None = None) -> dict[str, Any]:
     path = (collection or COLLECTION) / MANIFEST_FILE
     if not path.exists():
         return {"schema_version": SCHEMA_VERSION, "models": {}}
-    return read_json(path, "manifest")
+    manifest = read_json(path, "manifest")
+    for entry in manifest["models"].values():
+        entry.setdefault("attempts", [])
+    return manifest
 
 
-def write_manifest(collection: str | Path) -> Path:
+def write_manifest(collection: str | Path, attempts: Mapping[str, list[dict[str, Any]]] | None = None) -> Path:
     """Write `manifest.json` of a folder of checkpoint folders: grade and SHA-256 of every file of each model.
 
-    Raises `CheckpointError` if a folder is no checkpoint or its certificate is not about its weights.
+    `attempts` are those that led to some of the models, under their ids; the others keep what the manifest says.
+    Raises `CheckpointError` if a folder is no checkpoint or its certificate is not about its weights, or if the
+    manifest there is broken.
     """
     from interpbench_hub import __version__
 
     collection = Path(collection)
+    known = {name: entry["attempts"] for name, entry in load_manifest(collection)["models"].items()}
+    known |= attempts or {}
     folders = [entry for entry in collection.iterdir() if entry.is_dir() and not entry.name.startswith((".", "_"))]
-    models = {folder.name: _manifest_entry(folder) for folder in sorted(folders, key=_natural_order)}
+    models = {
+        folder.name: _manifest_entry(folder) | {"attempts": known.get(folder.name, [])}
+        for folder in sorted(folders, key=_natural_order)
+    }
     manifest = {"schema_version": SCHEMA_VERSION, "package_version": __version__, "models": models}
     path = collection / MANIFEST_FILE
     unfinished = path.with_name(f".{MANIFEST_FILE}.new")

@@ -16,7 +16,7 @@ from interpbench_hub.errors import CheckpointError
 if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator, ValidationError
 
-SchemaName = Literal["config", "circuit", "certificate", "manifest"]
+SchemaName = Literal["config", "circuit", "certificate", "manifest", "attempts"]
 
 SCHEMA_FOLDER = Path(__file__).parent / "schemas"
 

@@ -80,7 +80,8 @@ class EdgeSpace:
     @cached_property
     def outside_node_edges(self) -> Tensor:
         """All edges that leave each node outside: BoolTensor [outside node, edge]."""
-        return torch.stack([self.out_of(node) for node in self.outside_nodes]).view(-1, self.n_edges)
+        rows = [self.out_of(node) for node in self.outside_nodes]
+        return torch.stack(rows) if rows else self.in_circuit.new_zeros(0, self.n_edges)
 
     @cached_property
     def n_exchanges(self) -> int:

@@ -217,8 +217,6 @@ class _Run:
         recipe, state = self.trainer.recipe, self.trainer.state
         # After a cool-down that did not suffice, training gets time to mend what it showed.
         has_waited = state.step >= 1.25 * state.last_cooled
-        if cooled:
-            state.cooling_from, state.last_cooled = None, state.step
         look = self._look(is_close=False)
         if recipe.reaches_goal(look, THRESHOLD):
             # The closer look saves most of the certificates, which cost far more, that would fall short.
@@ -230,7 +228,9 @@ class _Run:
                 self.trainer.suspect(certificate.failures())
             else:
                 self.trainer.suspect(look.failures)
-        if not cooled and state.cooling_from is None and has_waited and recipe.reaches_goal(look, recipe.good_enough):
+        if cooled:
+            state.cooling_from, state.last_cooled = None, state.step
+        elif state.cooling_from is None and has_waited and recipe.reaches_goal(look, recipe.good_enough):
             state.cooling_from = state.step
         return False
 
