@@ -11,11 +11,19 @@ from typing import Any, Literal
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens import HookedTransformer
 
-from interpbench_hub.circuit import EMBED, LOGITS, POS_EMBED, Circuit, Edge, Node, Slot
+from interpbench_hub.circuit import LOGITS, POS_EMBED, Circuit, Edge, Node
 from interpbench_hub.errors import CheckpointError, SettingError
 from interpbench_hub.transformer import Run, Transformer, TransformerConfig, check_state
+from tests.hooked import (
+    all_edges_of,
+    interchange,
+    interchange_by_row,
+    interchange_node,
+    make_hooked_transformer,
+    senders_of,
+)
 
 DIRECTIONS: tuple[Literal["causal", "bidirectional"], ...] = ("causal", "bidirectional")
 NORMS: tuple[Literal["LN"] | None, ...] = (None, "LN")
@@ -69,76 +77,7 @@ def random_tokens(config: TransformerConfig, rows: int, width: int | None = None
 
 def hooked_transformer(model: Transformer) -> HookedTransformer:
     """TransformerLens' transformer with the same weights and hooks for all edges."""
-    shape = model.config.to_dict()
-    config = HookedTransformerConfig(
-        **shape,
-        use_attn_result=True,
-        use_split_qkv_input=True,
-        use_hook_mlp_in=True,
-        default_prepend_bos=False,
-        device="cpu",
-    )
-    hooked = HookedTransformer(config)
-    missing, unexpected = hooked.load_state_dict(model.state_dict(), strict=False)
-    assert not unexpected and not [name for name in missing if not name.endswith((".mask", ".IGNORE"))]
-    return hooked
-
-
-def noting_hooks(hooked: HookedTransformer, written: dict[Node, Tensor]) -> list[Any]:
-    """Hooks that put what every sender writes [row, pos, d_model] into `written`, gradients and all."""
-
-    def noting(*nodes: Node):
-        def hook(activation: Tensor, hook: object) -> None:
-            parts = activation.unbind(2) if activation.ndim == 4 else [activation]
-            written.update(zip(nodes, parts, strict=True))
-
-        return hook
-
-    hooks: list[Any] = [("hook_embed", noting(EMBED)), ("hook_pos_embed", noting(POS_EMBED))]
-    for layer in range(hooked.cfg.n_layers):
-        heads = [Node.of_head(layer, head) for head in range(hooked.cfg.n_heads)]
-        hooks.append((f"blocks.{layer}.attn.hook_result", noting(*heads)))
-        hooks.append((f"blocks.{layer}.hook_mlp_out", noting(Node.of_mlp(layer))))
-    return hooks
-
-
-def hooked_senders(hooked: HookedTransformer, tokens: Tensor) -> dict[Node, Tensor]:
-    """What every sender writes in a plain run: [row, pos, d_model] each."""
-    written: dict[Node, Tensor] = {}
-    hooked.run_with_hooks(tokens, fwd_hooks=noting_hooks(hooked, written))
-    return written
-
-
-def hooked_interchange(
-    hooked: HookedTransformer, tokens: Tensor, edges: Sequence[Sequence[Edge]], replacement: dict[Node, Tensor]
-) -> Tensor:
-    """Logits when the edges `edges[row]` of each row carry `replacement`: a hook on every sender and every receiver."""
-    written: dict[Node, Tensor] = {}
-
-    def seen_by(activation: Tensor, target: Node, slot: Slot | None) -> Tensor:
-        rows = []
-        for row, own in enumerate(activation):
-            into = [edge.source for edge in edges[row] if (edge.target, edge.slot) == (target, slot)]
-            rows.append(sum((replacement[node][row] - written[node][row] for node in into), own))
-        return torch.stack(rows)
-
-    def exchanging(*targets: Node, slot: Slot | None = None):
-        def hook(activation: Tensor, hook: object) -> Tensor:
-            if activation.ndim == 4:
-                parts = zip(targets, activation.unbind(2), strict=True)
-                return torch.stack([seen_by(part, target, slot) for target, part in parts], dim=2)
-            return seen_by(activation, targets[0], slot)
-
-        return hook
-
-    slots: tuple[Slot, ...] = ("q", "k", "v")
-    hooks = noting_hooks(hooked, written)
-    for layer in range(hooked.cfg.n_layers):
-        heads = [Node.of_head(layer, head) for head in range(hooked.cfg.n_heads)]
-        hooks += [(f"blocks.{layer}.hook_{slot}_input", exchanging(*heads, slot=slot)) for slot in slots]
-        hooks.append((f"blocks.{layer}.hook_mlp_in", exchanging(Node.of_mlp(layer))))
-    hooks.append((f"blocks.{hooked.cfg.n_layers - 1}.hook_resid_post", exchanging(LOGITS)))
-    return hooked.run_with_hooks(tokens, fwd_hooks=hooks)
+    return make_hooked_transformer(model.config.to_dict(), model.state_dict())
 
 
 def random_edges(config: TransformerConfig, rows: int, seed: int = 0) -> list[list[Edge]]:
@@ -188,7 +127,7 @@ def test_parameters_have_the_names_and_shapes_of_hooked_transformer(config):
 @torch.no_grad()
 def test_senders_are_what_the_hooks_see(config):
     model, tokens = random_model(config), random_tokens(config, 4)
-    run, seen = model.run(tokens), hooked_senders(hooked_transformer(model), tokens)
+    run, seen = model.run(tokens), senders_of(hooked_transformer(model), tokens)
     assert list(config.senders) == list(seen)
     for place, node in enumerate(config.senders):
         assert_same(run.senders[place], seen[node])
@@ -201,7 +140,7 @@ def test_an_interchange_with_its_own_edges_for_each_row_is_the_same_patch_made_b
     hooked, edges = hooked_transformer(model), random_edges(config, rows)
     base, source = random_tokens(config, rows, seed=1), random_tokens(config, rows, seed=2)
     found = model.interchange(model.run(base).senders, model.run(source).senders, mask_of_rows(config, edges))
-    assert_same(found, hooked_interchange(hooked, base, edges, hooked_senders(hooked, source)))
+    assert_same(found, interchange_by_row(hooked, base, edges, senders_of(hooked, source)))
 
 
 @of_both_directions_and_norms
@@ -212,7 +151,7 @@ def test_each_single_edge_is_the_same_patch_made_by_hooks(config):
     base = random_tokens(config, 1, seed=1).expand(len(edges), -1)
     source = random_tokens(config, 1, seed=2).expand(len(edges), -1)
     found = model.interchange(model.run(base).senders, model.run(source).senders, mask_of_rows(config, edges))
-    assert_same(found, hooked_interchange(hooked, base, edges, hooked_senders(hooked, source)))
+    assert_same(found, interchange_by_row(hooked, base, edges, senders_of(hooked, source)))
     # Each of them matters in a random model, or the comparison would say nothing.
     position = torch.tensor([edge.source == POS_EMBED for edge in config.edges])
     moved = (found - model(base)).abs().amax((1, 2)) > 1e-6
@@ -221,27 +160,29 @@ def test_each_single_edge_is_the_same_patch_made_by_hooks(config):
 
 @of_both_directions_and_norms
 @torch.no_grad()
+def test_a_set_of_edges_for_all_rows_is_the_same_patch_made_by_hooks(config):
+    model = random_model(config)
+    hooked = hooked_transformer(model)
+    assert set(all_edges_of(hooked)) == set(config.edges)
+    base, source = random_tokens(config, 4, seed=1), random_tokens(config, 4, seed=2)
+    replacement = senders_of(hooked, source)
+    for edges in random_edges(config, 6):
+        found = model.interchange(model.run(base).senders, model.run(source).senders, config.mask_of(edges)[None])
+        assert_same(found, interchange(hooked, base, edges, replacement))
+
+
+@of_both_directions_and_norms
+@torch.no_grad()
 def test_exchanging_all_edges_that_leave_a_node_exchanges_the_node(config):
     model = random_model(config)
     hooked = hooked_transformer(model)
     base, source = random_tokens(config, 4, seed=1), random_tokens(config, 4, seed=2)
-    replacement = hooked_senders(hooked, source)
+    replacement = senders_of(hooked, source)
     for node in config.senders:
         leaving = [edge for edge in config.edges if edge.source == node]
         mask = mask_of_rows(config, [leaving] * 4)
         found = model.interchange(model.run(base).senders, model.run(source).senders, mask)
-
-        def replace(activation: Tensor, hook: object, node: Node = node) -> Tensor:
-            if node.head is None:
-                return replacement[node]
-            changed = activation.clone()
-            changed[:, :, node.head] = replacement[node]
-            return changed
-
-        names = {EMBED: "hook_embed", POS_EMBED: "hook_pos_embed"}
-        within = f"blocks.{node.layer}.{'attn.hook_result' if node.is_head else 'hook_mlp_out'}"
-        hooks: list[Any] = [(names.get(node, within), replace)]
-        assert_same(found, hooked.run_with_hooks(base, fwd_hooks=hooks))
+        assert_same(found, interchange_node(hooked, base, node, replacement[node]))
 
 
 @of_both_directions_and_norms
@@ -257,7 +198,7 @@ def test_gradients_of_an_interchange_are_those_through_the_hooks(config):
     model.flat.grad.zero_()
     (logits * weights).sum().backward()
 
-    (hooked_interchange(hooked, base, edges, hooked_senders(hooked, source)) * weights).sum().backward()
+    (interchange_by_row(hooked, base, edges, senders_of(hooked, source)) * weights).sum().backward()
     theirs = {name: parameter.grad for name, parameter in hooked.named_parameters()}
     expected = [gradient.flatten() for name in model.parameters if (gradient := theirs[name]) is not None]
     assert_same(model.flat.grad, torch.cat(expected))
