@@ -8,24 +8,28 @@ MIN_D_HEAD_DEEP = 16
 MAX_D_HEAD = 32
 MIN_D_MODEL = 32
 MAX_D_MODEL = 64
-_VALUES_PER_DIMENSION = 2
-"""A head learns to compare about this many key or query values a dimension exactly."""
+_VALUES_PER_DIMENSION = {"fraction": 1, "aggregate": 2}
+"""How many key or query values a dimension a head learns to compare. One that counts must give all it selects the
+same score, which takes more room than picking one."""
 
 
 def transformer_config(case: Case) -> TransformerConfig:
     """Layers and heads by the case's alignment; widths by its depth and the most values one head must tell apart.
 
-    `d_head` is the power of two from 8 (16 if there are more than two layers) to 32 that gives every two key or query
-    values a dimension, `d_model` is `n_heads * d_head` (from 32 to 64), `d_mlp` four times that. Wide residual
-    streams pay in deep cases: with 32 dimensions case 21 learns at a third of the speed, step for step.
+    `d_head` is the power of two from 8 to 32 that gives every value a head compares its room, but at least 16 in deep
+    cases: more than two layers, or a head that reads another. `d_model` is `n_heads * d_head` (from 32 to 64), `d_mlp`
+    four times that. Wide residual streams pay in deep cases: with 32 dimensions case 21 learns at a third of the speed,
+    step for step.
     """
     alignment = case.alignment
-    compared = [1]
+    needed = 1.0
     for variable in case.graph.variables:
-        if variable.kind in ("fraction", "aggregate"):
-            compared += [len(case.graph[read.variable].classes) for read in variable.reads if read.slot != "v"]
-    d_head = MIN_D_HEAD if alignment.n_layers == 2 else MIN_D_HEAD_DEEP
-    while d_head < MAX_D_HEAD and d_head * _VALUES_PER_DIMENSION < max(compared):
+        if variable.kind in _VALUES_PER_DIMENSION and not case.high_level.selects_alike(variable):
+            sizes = [len(case.graph[read.variable].classes) for read in variable.reads if read.slot != "v"]
+            needed = max([needed, *(size / _VALUES_PER_DIMENSION[variable.kind] for size in sizes)])
+    is_deep = alignment.n_layers > 2 or case.n_heads_in_a_row > 1
+    d_head = MIN_D_HEAD_DEEP if is_deep else MIN_D_HEAD
+    while d_head < MAX_D_HEAD and d_head < needed:
         d_head *= 2
     d_model = min(max(alignment.n_heads * d_head, MIN_D_MODEL), MAX_D_MODEL)
     return TransformerConfig(
