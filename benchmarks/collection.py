@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from interpbench_hub.certificate import GRADES, Certificate
 from interpbench_hub.checkpoint import CheckpointConfig, load_certificate_file, load_config
@@ -29,7 +30,8 @@ COLUMNS = (
     "d_model",
     "parameters",
     "steps",
-    "CPU s",
+    "training s",
+    "certificate s",
     "seeds",
     "grade",
     "worst entry",
@@ -49,22 +51,23 @@ class Model:
     tier: str
     config: CheckpointConfig
     certificate: Certificate | None
-    n_attempts: int
-    """Finished attempts, of which this is the best; 0 where nobody counted."""
+    attempts: list[dict[str, Any]]
+    """Finished attempts, one of them chosen; none where nobody counted."""
 
     @property
     def n_parameters(self) -> int:
         return sum(map(prod, self.config.transformer.parameter_shapes.values()))
 
     @property
-    def cpu_seconds(self) -> float:
-        """Processor seconds of the run that made the model, up to and with the certificate it has."""
-        return self.config.provenance.cpu_seconds
+    def seconds(self) -> tuple[float, float]:
+        """Processor seconds of training (checks included) and of certificates.
 
-    @property
-    def certificate_cpu_seconds(self) -> float | None:
-        """The certificates' part of it; None where the provenance does not say."""
-        return getattr(self.config.provenance, "certificate_cpu_seconds", None)
+        Where nobody kept them apart, all are training's.
+        """
+        for attempt in self.attempts:
+            if attempt["chosen"]:
+                return attempt["training_cpu_seconds"], attempt["certificate_cpu_seconds"]
+        return self.config.provenance.cpu_seconds, 0.0
 
     @property
     def grade(self) -> str:
@@ -83,13 +86,9 @@ class Model:
     @property
     def row(self) -> tuple[str, ...]:
         shape, steps = self.config.transformer, self.config.provenance.steps
-        seconds = f"{self.cpu_seconds:.0f}"
-        if self.certificate_cpu_seconds is not None:
-            training = self.cpu_seconds - self.certificate_cpu_seconds
-            seconds = f"{training:.0f} + {self.certificate_cpu_seconds:.0f}"
+        seconds = (f"{part:.0f}" for part in self.seconds)
         sizes = map(str, (shape.n_layers, shape.n_heads, shape.d_model))
-        seeds = str(self.n_attempts or "")
-        made = (f"{self.n_parameters:,}", str(steps), seconds, seeds)
+        made = (f"{self.n_parameters:,}", str(steps), *seconds, str(len(self.attempts) or ""))
         return (self.name, self.tier, *sizes, *made, self.grade, self.worst)
 
 
@@ -99,28 +98,29 @@ def load_models(collection: Path) -> list[Model]:
         folder = collection / name
         has_certificate = (folder / CERTIFICATE_FILE).exists()
         certificate = load_certificate_file(folder) if has_certificate else None
-        attempts = len(entry.get("attempts", []))
-        models.append(Model(name, load_case(folder).tier, load_config(folder), certificate, attempts))
+        models.append(Model(name, load_case(folder).tier, load_config(folder), certificate, entry.get("attempts", [])))
     return models
 
 
 def markdown_table(models: Sequence[Model]) -> str:
     """One table of models, with medians and totals below."""
-    parameters, steps, seconds = (
+    parameters, steps, training, certificates = (
         [model.n_parameters for model in models],
         [model.config.provenance.steps for model in models],
-        [model.cpu_seconds for model in models],
+        [model.seconds[0] for model in models],
+        [model.seconds[1] for model in models],
     )
     grades = [model.grade for model in models]
     counts = ", ".join(f"{grades.count(grade)} {grade}" for grade in (*GRADES, "not measured") if grade in grades)
-    median = (f"{statistics.median(parameters):,.0f}", f"{statistics.median(steps):.0f}")
-    total = (f"{sum(parameters):,}", str(sum(steps)))
+    columns = (steps, training, certificates)
+    median = (f"{statistics.median(parameters):,.0f}", *(f"{statistics.median(column):.0f}" for column in columns))
+    total = (f"{sum(parameters):,}", *(f"{sum(column):.0f}" for column in columns))
     rows = [
         COLUMNS,
         ("---",) * len(COLUMNS),
         *(model.row for model in models),
-        ("**median**", "", "", "", "", *median, f"{statistics.median(seconds):.0f}", "", "", ""),
-        (f"**all {len(models)}**", "", "", "", "", *total, f"{sum(seconds):.0f}", "", counts, ""),
+        ("**median**", "", "", "", "", *median, "", "", ""),
+        (f"**all {len(models)}**", "", "", "", "", *total, "", counts, ""),
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -135,8 +135,8 @@ def report(models: Sequence[Model]) -> str:
             parts.append(f"**{TITLES.get(recipe, recipe)}**\n\n{markdown_table(made)}")
     machines = sorted({model.config.provenance.hardware for model in models})
     parts.append(
-        "CPU seconds are those of the run that made the model, checks and certificates included (training + "
-        "certificates where the two are known apart); `seeds` is the number of finished attempts of which it is the "
+        "Processor seconds of one thread: training with its checks, and certificates apart (those that fell short "
+        "included). `seeds` is the number of finished attempts of which the model is the "
         f"best. Made on: {'; '.join(machines) or 'nothing yet'}."
     )
     return "\n\n".join(parts)

@@ -87,7 +87,8 @@ def _attempts(ledger: "Ledger", checkpoint: Checkpoint) -> list[dict[str, Any]]:
             "seed": attempt.seed,
             "steps": attempt.steps,
             "grade": attempt.grade,
-            "cpu_seconds": attempt.cpu_seconds,
+            "training_cpu_seconds": attempt.training_cpu_seconds,
+            "certificate_cpu_seconds": attempt.certificate_cpu_seconds,
             "chosen": attempt.seed == seed,
         }
         for attempt in finished

@@ -39,7 +39,14 @@ def leave(tmp_path, make_checkpoint, make_certificate) -> Callable[..., Path]:
 
 
 def listed(seed: int, grade: str, *, chosen: bool) -> dict[str, Any]:
-    return {"seed": seed, "steps": 100 + seed, "grade": grade, "cpu_seconds": 1.25, "chosen": chosen}
+    return {
+        "seed": seed,
+        "steps": 100 + seed,
+        "grade": grade,
+        "training_cpu_seconds": 1.25,
+        "certificate_cpu_seconds": 0.0,
+        "chosen": chosen,
+    }
 
 
 def attempts(collection: Path, model: str = "case_3") -> list[dict[str, Any]]:
@@ -120,7 +127,10 @@ def test_a_manifest_from_before_there_were_attempts_is_read(leave, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"seed": 0}], r"attempts\[0\]: missing keys 'steps', 'grade', 'cpu_seconds', 'chosen'"),
+        (
+            [{"seed": 0}],
+            r"attempts\[0\]: missing keys 'steps', 'grade', 'training_cpu_seconds', 'certificate_cpu_s",
+        ),
         ([listed(0, "good", chosen=True)], r"attempts\[0\]\.grade"),
         ([listed(0, "path", chosen=True), listed(1, "path", chosen=True)], "attempts"),
     ],

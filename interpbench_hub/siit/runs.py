@@ -157,11 +157,20 @@ def _take_up(folder: Path, trainer: Trainer) -> None:
     wanted = trainer.state.identity
     for key in wanted:
         if state.identity.get(key) != wanted[key]:
+            found, asked = _differing(state.identity.get(key), wanted[key])
             raise SettingError(
-                f"{folder} holds a training state with another {key}: {state.identity.get(key)!r} instead of "
-                f"{wanted[key]!r}; choose another folder, or restart to replace it"
+                f"{folder} holds a training state with another {key}: {found!r} instead of {asked!r}; choose another "
+                "folder, or restart to replace it"
             )
     trainer.take_up(state)
+
+
+def _differing(found: Any, wanted: Any) -> tuple[Any, Any]:
+    """Of two dictionaries only the entries that differ, of anything else all."""
+    if not (isinstance(found, dict) and isinstance(wanted, dict)):
+        return found, wanted
+    names = [name for name in found | wanted if found.get(name) != wanted.get(name)]
+    return {name: found.get(name) for name in names}, {name: wanted.get(name) for name in names}
 
 
 class _Run:
@@ -175,7 +184,7 @@ class _Run:
         # A run that was interrupted may have certified a state already; only a better one replaces it.
         has_best = state.step > 0 and (folder / CONFIG_FILE).exists()
         self.best: Certificate | None = load_certificate_file(folder) if has_best else None
-        self.certificate_cpu_seconds = 0.0
+        self.certificate_cpu_seconds = state.certificate_cpu_seconds
 
     def finish(self) -> Path:
         trainer, recipe, state = self.trainer, self.trainer.recipe, self.trainer.state
@@ -272,6 +281,7 @@ class _Run:
 
     def _save(self, state: TrainingState) -> None:
         state.cpu_seconds, state.wall_seconds = self.clock.cpu_seconds, self.clock.wall_seconds
+        state.certificate_cpu_seconds = self.certificate_cpu_seconds
         state.save(self.folder)
 
     def _seconds(self) -> dict[str, float]:

@@ -51,6 +51,8 @@ class TrainingState:
     last_cooled: int = 0
     """Step at which the last cool-down ended."""
     cpu_seconds: float = 0.0
+    certificate_cpu_seconds: float = 0.0
+    """The certificates' part of `cpu_seconds`."""
     wall_seconds: float = 0.0
 
     def save(self, folder: Path) -> None:
