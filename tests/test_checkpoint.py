@@ -32,6 +32,7 @@ from interpbench_hub.checkpoint import (
     load_circuit_file,
     load_config,
     save_checkpoint,
+    weights_digest,
     weights_sha256,
 )
 from interpbench_hub.circuit import Circuit
@@ -145,6 +146,73 @@ def test_weights_that_share_memory_are_saved(tmp_path, make_checkpoint):
     model = Transformer(checkpoint.config.transformer)
     folder = save_checkpoint(replace(checkpoint, weights=model.parameters), tmp_path / "model")
     assert torch.equal(load_checkpoint(folder).weights["embed.W_E"], model.parameters["embed.W_E"])
+
+
+# -- half precision ----------------------------------------------------------------------------------------------------
+
+
+def rounded(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Single-precision numbers that half precision holds exactly, some of them subnormal there."""
+    return {name: (tensor * 1e-3).half().float() for name, tensor in weights.items()}
+
+
+def test_weights_that_half_precision_holds_take_half_the_space_and_come_back_the_same(tmp_path, checkpoint):
+    weights = rounded(checkpoint.weights)
+    assert any(bool((tensor.abs() < 6.1e-5).any() & (tensor != 0).any()) for tensor in weights.values())
+    half = save_checkpoint(replace(checkpoint, weights=weights), tmp_path / "half")
+    whole = save_checkpoint(checkpoint, tmp_path / "whole")
+    n_bytes = 2 * sum(tensor.numel() for tensor in weights.values())
+    sizes = [(folder / WEIGHTS_FILE).stat().st_size for folder in (half, whole)]
+    # Headers name every parameter with its place, and are padded.
+    assert abs(sizes[1] - sizes[0] - n_bytes) < 200
+    assert {tensor.dtype for tensor in load_file(half / WEIGHTS_FILE).values()} == {torch.float16}
+    assert {tensor.dtype for tensor in load_file(whole / WEIGHTS_FILE).values()} == {torch.float32}
+    again = load_checkpoint(half).weights
+    assert again.keys() == weights.keys()
+    for name, tensor in weights.items():
+        assert again[name].dtype == torch.float32 and torch.equal(again[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "number", [1 + 2.0**-11, 2.0**-25, 70_000.0, 1 / 3], ids=["too fine", "too small", "too large", "a third"]
+)
+def test_one_number_that_would_change_keeps_all_in_single_precision(tmp_path, checkpoint, number):
+    weights = rounded(checkpoint.weights)
+    weights["unembed.b_U"][0] = number
+    folder = save_checkpoint(replace(checkpoint, weights=weights), tmp_path / "model")
+    assert {tensor.dtype for tensor in load_file(folder / WEIGHTS_FILE).values()} == {torch.float32}
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in load_checkpoint(folder).weights.items())
+
+
+def test_the_digest_is_that_of_the_file_whatever_the_precision(tmp_path, checkpoint):
+    exact = rounded(checkpoint.weights)
+    halves = {name: tensor.half() for name, tensor in exact.items()}
+    for name, weights in (("whole", checkpoint.weights), ("exact", exact), ("halves", halves)):
+        folder = save_checkpoint(replace(checkpoint, weights=weights), tmp_path / name)
+        assert weights_digest(weights) == weights_sha256(folder)
+        # What is loaded has the same digest: a certificate of it names the same file.
+        assert weights_digest(load_checkpoint(folder).weights) == weights_sha256(folder)
+    assert weights_digest(exact) == weights_digest(halves) != weights_digest(checkpoint.weights)
+
+
+def test_other_precisions_are_saved_as_they_are(tmp_path, checkpoint):
+    weights = {name: tensor.double() for name, tensor in rounded(checkpoint.weights).items()}
+    folder = save_checkpoint(replace(checkpoint, weights=weights), tmp_path / "model")
+    for name, tensor in load_checkpoint(folder).weights.items():
+        assert tensor.dtype == torch.float64 and torch.equal(tensor, weights[name])
+
+
+def test_faults_of_weights_in_half_precision_have_the_same_sentences(tmp_path, checkpoint):
+    folder = save_checkpoint(replace(checkpoint, weights=rounded(checkpoint.weights)), tmp_path / "model")
+    state = load_file(folder / WEIGHTS_FILE)
+    for change, message in (
+        ({"embed.W_E": state["embed.W_E"].T.contiguous()}, r"embed\.W_E has shape \(12, 6\); .* says \(6, 12\)"),
+        ({"unembed.b_U": torch.full((1,), torch.inf, dtype=torch.float16)}, r"unembed\.b_U holds NaN or infinity"),
+        ({"extra": torch.zeros(1, dtype=torch.float16)}, "weights hold extra"),
+    ):
+        save_file(state | change, folder / WEIGHTS_FILE)
+        with pytest.raises(CheckpointError, match=f"{WEIGHTS_FILE}: .*{message}"):
+            load_checkpoint(folder)
 
 
 # -- the text of JSON files --------------------------------------------------------------------------------------------

@@ -85,6 +85,21 @@ def test_a_model_takes_the_dtype_asked_for(folder, dtype):
     assert model(torch.zeros(1, 4, dtype=torch.long)).dtype == torch.float64
 
 
+def test_a_model_saved_in_half_precision_computes_in_single(tmp_path, checkpoint):
+    weights = {name: tensor.half().float() for name, tensor in checkpoint.weights.items()}
+    folder = save_checkpoint(replace(checkpoint, weights=weights), tmp_path / "half")
+    assert (folder / WEIGHTS_FILE).stat().st_size < 3 * sum(tensor.numel() for tensor in weights.values()) + 4000
+    model = load_model(folder)
+    assert model.cfg.dtype == torch.float32
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == torch.float32 and torch.equal(parameter, weights[name]), name
+    own = Transformer(checkpoint.config.transformer)
+    own.load_state_dict(load_checkpoint(folder).weights)
+    tokens = torch.randint(0, 6, (7, 10), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(tokens), own(tokens), atol=1e-5, rtol=0)
+    assert {parameter.dtype for parameter in load_model(folder, dtype="float16").parameters()} == {torch.float16}
+
+
 def test_loading_says_nothing_and_draws_no_random_numbers(folder):
     state = torch.random.get_rng_state()
     with warnings.catch_warnings(record=True) as caught:

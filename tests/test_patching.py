@@ -1,19 +1,19 @@
-"""Single-edge interchange from a stored base run: against the full interchange for every edge, and against hooks."""
+"""Interchange of single edges and nodes from a stored base run: against the full interchange, and against hooks."""
 
 import random
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens import ActivationCache, HookedTransformer
 
 from interpbench_hub.circuit import LOGITS, Edge, Node
 from interpbench_hub.errors import UnknownNameError
 from interpbench_hub.loader import to_hooked_transformer
 from interpbench_hub.patching import EdgePatcher
 from interpbench_hub.transformer import Transformer, TransformerConfig
+from tests.hooked import interchange, interchange_node, senders_of
 
 DIRECTIONS: tuple[Literal["causal", "bidirectional"], ...] = ("causal", "bidirectional")
 NORMS: tuple[Literal["LN"] | None, ...] = (None, "LN")
@@ -46,30 +46,6 @@ def random_tokens(config: TransformerConfig, rows: int, seed: int) -> Tensor:
     return torch.randint(config.d_vocab, (rows, config.n_ctx), generator=torch.Generator().manual_seed(seed))
 
 
-def single_edge_by_hooks(hooked: HookedTransformer, base: Tensor, edge: Edge, moved: Tensor) -> Tensor:
-    """Logits on `base` when `moved` is added to what `edge` carries."""
-
-    def hook(activation: Tensor, hook: object) -> Tensor:
-        changed = activation.clone()
-        seen = changed if edge.slot is None else changed[:, :, edge.target.head]
-        seen += moved
-        return changed
-
-    if edge.target == LOGITS:
-        name = f"blocks.{hooked.cfg.n_layers - 1}.hook_resid_post"
-    else:
-        name = f"blocks.{edge.target.layer}.hook_{edge.slot + '_input' if edge.slot else 'mlp_in'}"
-    hooks: list[Any] = [(name, hook)]
-    return hooked.run_with_hooks(base, fwd_hooks=hooks)
-
-
-def written(cache: ActivationCache, node: Node) -> Tensor:
-    """What a node writes [row, pos, d_model] in the run that left a cache."""
-    if node.is_head:
-        return cache[f"blocks.{node.layer}.attn.hook_result"][:, :, node.head]
-    return cache[f"blocks.{node.layer}.hook_mlp_out" if node.is_mlp else f"hook_{node.name}"]
-
-
 def assert_same(found: Tensor, expected: Tensor) -> None:
     """Equal up to rounding, which grows with the numbers themselves."""
     assert found.shape == expected.shape
@@ -92,21 +68,45 @@ def test_every_edge_gives_the_logits_of_the_full_interchange(config, padded):
 
 
 @of_all_kinds
+@pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
+@torch.no_grad()
+def test_every_node_gives_the_logits_of_the_interchange_of_all_edges_that_leave_it(config, padded):
+    model, rows = random_model(config), 4
+    lengths = torch.tensor([2, config.n_ctx, 1, 4]) if padded else None
+    base, source = (model.run(random_tokens(config, rows, seed), lengths) for seed in (1, 2))
+    patcher = EdgePatcher(model, base, lengths)
+    for values in (source.senders, torch.zeros_like(base.senders)):
+        for place, node in enumerate(config.senders):
+            mask = config.mask_of([edge for edge in config.edges if edge.source == node])[None]
+            expected = model.interchange(base.senders, values, mask, lengths)
+            assert_same(patcher.node_logits(node, values[place]), expected)
+
+
+@of_all_kinds
+@torch.no_grad()
+def test_every_node_is_the_same_patch_made_by_a_hook_on_what_it_writes(config):
+    model = random_model(config)
+    hooked = to_hooked_transformer(config, model.state_dict())
+    base, source = random_tokens(config, 4, seed=1), random_tokens(config, 4, seed=2)
+    patcher, written = EdgePatcher(model, model.run(base)), senders_of(hooked, source)
+    for node in config.senders:
+        assert_same(patcher.node_logits(node, written[node]), interchange_node(hooked, base, node, written[node]))
+
+
+@of_all_kinds
 @torch.no_grad()
 def test_edges_into_every_kind_of_receiver_are_the_same_patch_made_by_hooks(config):
     model = random_model(config)
     hooked = to_hooked_transformer(config, model.state_dict())
     base, source = random_tokens(config, 4, seed=1), random_tokens(config, 4, seed=2)
-    run, other = model.run(base), model.run(source)
-    patcher, rng = EdgePatcher(model, run), random.Random(0)
-    caches = [hooked.run_with_cache(tokens)[1] for tokens in (base, source)]
+    other, written = model.run(source), senders_of(hooked, source)
+    patcher, rng = EdgePatcher(model, model.run(base)), random.Random(0)
     for slot, into_head in (("q", True), ("k", True), ("v", True), (None, False)):
         into = [edge for edge in config.edges if edge.slot == slot and edge.target.is_head == into_head]
         into_logits = [edge for edge in into if edge.target == LOGITS]
         for edge in (*rng.sample(into, min(3, len(into))), *into_logits[-1:]):
             found = patcher.logits(edge, other.senders[config.edge_places[edge][1]])
-            own, new = (written(cache, edge.source) for cache in caches)
-            assert_same(found, single_edge_by_hooks(hooked, base, edge, new - own))
+            assert_same(found, interchange(hooked, base, [edge], written))
 
 
 @of_all_kinds
@@ -132,9 +132,12 @@ def test_a_replacement_need_not_come_from_a_run():
         assert_same(patcher.logits(edge, torch.zeros_like(base.senders[0])), expected)
 
 
-def test_an_edge_the_transformer_does_not_have_is_refused():
+def test_an_edge_or_node_the_transformer_does_not_have_is_refused():
     model = random_model(CONFIGS[0])
     patcher = EdgePatcher(model, model.run(random_tokens(model.config, 1, seed=0)))
     for name in ("embed->m1", "embed->a0.h2<q>", "embed->a0.h0"):
         with pytest.raises(UnknownNameError, match=f"edge {name} does not exist"):
             patcher.logits(Edge.parse(name), torch.zeros(1, 6, 8))
+    for node in (LOGITS, Node.of_mlp(1), Node.of_head(0, 2)):
+        with pytest.raises(UnknownNameError, match=f"node {node} sends nothing"):
+            patcher.node_logits(node, torch.zeros(1, 6, 8))

@@ -77,6 +77,11 @@ def test_circuit_columns_keep_the_order_of_the_circuit(space):
         assert torch.equal(space.to_circuit(alone), expected)
 
 
+def test_no_rows_make_no_masks(space):
+    masks = space.to_mask(torch.zeros(0, space.n_edges, dtype=torch.bool))
+    assert masks.shape == (0, len(space.config.receivers), len(space.config.senders))
+
+
 def test_edges_out_of_a_node_are_all_that_leave_it(space):
     for node in space.config.senders:
         assert names(space, space.out_of(node)) == leaving(space, node)
@@ -103,47 +108,88 @@ def test_the_nodes_of_case_3_are_those_of_its_program():
     ]
 
 
+def test_outside_sets_are_what_a_certificate_replaces(space):
+    circuit, sets = space.case.circuit, space.outside_sets
+    assert sets.shape == (space.n_edges + len(space.outside_nodes) + 1, space.n_edges)
+    for edge in circuit.negatives:
+        assert names(space, sets[space.outside_set("edge_strict", str(edge))]) == {str(edge)}
+    for node in space.outside_nodes:
+        assert names(space, sets[space.outside_set("node_strict", node.name)]) == leaving(space, node)
+    everything = names(space, sets[space.outside_set("complement", "all")])
+    assert everything == {str(edge) for edge in circuit.negatives}
+
+
+def test_a_circuit_may_leave_no_node_outside(space, monkeypatch):
+    whole = EdgeSpace(space.case, space.config)
+    monkeypatch.setattr(whole, "outside_nodes", [])
+    assert whole.outside_node_edges.shape == (0, space.n_edges)
+    assert torch.equal(whole.outside_sets[-1], ~space.in_circuit)
+    rows = InterventionDraw(whole).outside(200, generator())
+    assert bool(rows.any()) and not bool((rows & space.in_circuit).any())
+
+
 # -- drawn inside the circuit ------------------------------------------------------------------------------------------
 
 
-def test_circuit_rows_exchange_one_circuit_edge_or_one_circuit_node(space):
-    weights = torch.ones(len(space.interchange_edges))
-    drawn = as_rows(InterventionDraw(space).circuit(FEWER_ROWS, weights, 0.3, generator()))
-    edges = {tuple((torch.arange(space.n_edges) == place).tolist()) for place in space.interchange_edges}
-    nodes = {tuple(space.out_of(node).tolist()) for node in space.circuit_nodes}
-    assert set(drawn) == edges | nodes
-    alike = sum(drawn[row] for row in nodes & edges)
-    share = sum(drawn[row] for row in nodes) / FEWER_ROWS
-    assert share > 0.28 and (alike or share < 0.32)
+def evenly(space: EdgeSpace) -> Tensor:
+    return torch.ones(space.n_exchanges)
+
+
+def exchanged(space: EdgeSpace, rows: int, weights: Tensor, node_share: float) -> Tensor:
+    """The edges that drawn exchanges move: [row, edge]."""
+    draw = InterventionDraw(space)
+    return draw.exchanged_edges(draw.circuit(rows, weights, node_share, generator()))
+
+
+def test_exchanges_are_the_single_edges_then_the_nodes_of_the_circuit(space):
+    edges = InterventionDraw(space).exchanged_edges(torch.arange(space.n_exchanges))
+    expected = [{str(space.edges[place])} for place in space.interchange_edges]
+    expected += [leaving(space, node) for node in space.circuit_nodes]
+    assert [names(space, row) for row in edges] == expected
+
+
+def test_circuit_rows_exchange_a_circuit_edge_or_node_at_their_share(space):
+    n_edges = len(space.interchange_edges)
+    drawn = InterventionDraw(space).circuit(FEWER_ROWS, evenly(space), 0.3, generator())
+    counts = torch.bincount(drawn, minlength=space.n_exchanges) / FEWER_ROWS
+    assert float(counts[n_edges:].sum()) == pytest.approx(0.3, abs=0.025)
+    torch.testing.assert_close(counts[:n_edges], torch.full((n_edges,), 0.7 / n_edges), atol=0.03, rtol=0)
+    n_nodes = len(space.circuit_nodes)
+    torch.testing.assert_close(counts[n_edges:], torch.full((n_nodes,), 0.3 / n_nodes), atol=0.03, rtol=0)
 
 
 def test_a_node_interchange_takes_edges_outside_the_circuit_along():
     space = space_of("case_3")
-    weights = torch.ones(len(space.interchange_edges))
-    drawn = InterventionDraw(space).circuit(200, weights, 1.0, generator())
+    drawn = exchanged(space, 200, evenly(space), 1.0)
     found = {frozenset(names(space, row)) for row in drawn}
     assert found == {frozenset(leaving(space, node)) for node in space.circuit_nodes}
     assert bool((drawn & ~space.in_circuit).any(1).all())
 
 
 def test_the_node_share_is_obeyed_at_its_ends(space):
-    draw, weights = InterventionDraw(space), torch.ones(len(space.interchange_edges))
-    assert bool((draw.circuit(500, weights, 0.0, generator()).sum(1) == 1).all())
+    assert bool((exchanged(space, 500, evenly(space), 0.0).sum(1) == 1).all())
     nodes = {tuple(space.out_of(node).tolist()) for node in space.circuit_nodes}
-    assert set(as_rows(draw.circuit(500, weights, 1.0, generator()))) == nodes
+    assert set(as_rows(exchanged(space, 500, evenly(space), 1.0))) == nodes
 
 
-def test_edges_are_drawn_by_their_weights(space):
-    draw, n_edges = InterventionDraw(space), len(space.interchange_edges)
-    only = torch.zeros(n_edges)
-    only[-1] = 2.0
-    rows = draw.circuit(300, only, 0.0, generator())
-    assert bool(rows[:, space.interchange_edges[-1]].all()) and int(rows.sum()) == 300
-    weights = torch.arange(n_edges, dtype=torch.float)
-    counts = draw.circuit(ROWS, weights, 0.0, generator()).sum(0)[space.interchange_edges]
-    assert int(counts[0]) == 0 or n_edges == 1
-    if n_edges > 1:
-        torch.testing.assert_close(counts / ROWS, weights / weights.sum(), atol=0.015, rtol=0)
+@pytest.mark.parametrize("by_node", [False, True], ids=["edges", "nodes"])
+def test_edges_and_nodes_are_drawn_by_their_weights(space, by_node):
+    n_edges = len(space.interchange_edges)
+    # What is drawn by share does not compete with the others: their weights are of no account, but cannot all be 0.
+    start, stop = (n_edges, space.n_exchanges) if by_node else (0, n_edges)
+    weights = evenly(space)
+    weights[start:stop] = torch.arange(stop - start) + 0.5
+    drawn = InterventionDraw(space).circuit(ROWS, weights, float(by_node), generator())
+    counts = torch.bincount(drawn, minlength=space.n_exchanges) / ROWS
+    expected = torch.zeros(space.n_exchanges)
+    expected[start:stop] = weights[start:stop] / weights[start:stop].sum()
+    torch.testing.assert_close(counts, expected, atol=0.015, rtol=0)
+
+
+def test_no_rows_can_be_drawn(space):
+    draw = InterventionDraw(space)
+    assert draw.exchanged_edges(draw.circuit(0, evenly(space), 0.5, generator())).shape == (0, space.n_edges)
+    assert draw.outside(0, generator()).shape == draw.outside_node(0, generator()).shape == (0, space.n_edges)
 
 
 # -- drawn outside -----------------------------------------------------------------------------------------------------
@@ -230,7 +276,7 @@ def test_single_nodes_outside_are_drawn_evenly(space):
 
 
 def test_the_generator_decides_every_draw(space):
-    draw, weights = InterventionDraw(space), torch.ones(len(space.interchange_edges))
+    draw, weights = InterventionDraw(space), evenly(space)
 
     def drawn(seed: int) -> list[Tensor]:
         chance = generator(seed)
@@ -244,7 +290,7 @@ def test_the_generator_decides_every_draw(space):
 
 
 def test_drawing_leaves_the_global_generator_alone(space):
-    draw, weights = InterventionDraw(space), torch.ones(len(space.interchange_edges))
+    draw, weights = InterventionDraw(space), evenly(space)
     before = torch.get_rng_state()
     draw.circuit(5, weights, 0.5, generator())
     draw.outside(5, generator())

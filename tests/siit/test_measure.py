@@ -1,26 +1,27 @@
 """Certificates: every entry against a slow count by hooks and hand-written programs, and models known to be right."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from interpbench_hub.cases import Case, get_case
-from interpbench_hub.cases.pairs import Pairs, PairSampler, all_inputs, count_pairs, in_split, is_split
+from interpbench_hub.cases.pairs import PairSampler, all_inputs, count_pairs, in_split, is_split
 from interpbench_hub.certificate import ABLATIONS, Ablation, Certificate, clopper_pearson_lower
 from interpbench_hub.circuit import LOGITS, POS_EMBED, Edge, Node
 from interpbench_hub.loader import to_hooked_transformer
 from interpbench_hub.rasp.compiler import compile_to_transformer
 from interpbench_hub.siit import measure as measuring
+from interpbench_hub.siit.interventions import EdgeSpace
 from interpbench_hub.siit.measure import Measurement, measure, quick_check
-from interpbench_hub.siit.pair_run import OutputReader, PairRun, to_ids
+from interpbench_hub.siit.pair_run import to_ids
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.transformer import Transformer, TransformerConfig
-from tests.test_transformer import hooked_interchange, hooked_senders
+from tests.hooked import interchange_by_row, senders_of
 
 SHA = "0" * 64
 
@@ -160,8 +161,8 @@ def test_every_count_is_that_of_hooks_and_a_program_written_by_hand(case_id, pro
     model = disturbed(case, noise)
     pairs = PairSampler(case, seed="slow", related=0.5).draw(8)
     measurement = Measurement(case, model)
-    for method in (measurement.aggregates, measurement.interchange, measurement.effect, measurement.strict):
-        method([pairs])
+    for method in ("aggregates", "interchange", "effect", "node_strict", "edge_strict"):
+        getattr(measurement, method)([pairs])
 
     hooked, means = to_hooked_transformer(model.config, model.state_dict()), measurement.means()
     # Rounding may decide what lies at the very edge of being right, so the slow count is a narrow range.
@@ -171,7 +172,7 @@ def test_every_count_is_that_of_hooks_and_a_program_written_by_hand(case_id, pro
         base = [case.vocab[code] for code in base_codes[:n_base]]
         source = [case.vocab[code] for code in source_codes[:n_source]]
         entries = slow_entries(case, program, base, source)
-        from_source = hooked_senders(hooked, case.encode([source]))
+        from_source = senders_of(hooked, case.encode([source]))
         values: dict[Ablation, dict[Node, Tensor]] = {
             "resample": {node: value[0, : len(base) + 1] for node, value in from_source.items()},
             "zero": {node: torch.zeros(len(base) + 1, model.config.d_model) for node in from_source},
@@ -181,7 +182,7 @@ def test_every_count_is_that_of_hooks_and_a_program_written_by_hand(case_id, pro
             node: torch.stack([values[entry.ablation or "zero"][node] for entry in entries]) for node in from_source
         }
         tokens = case.encode([base]).expand(len(entries), -1)
-        logits = hooked_interchange(hooked, tokens, [entry.edges for entry in entries], replacement)
+        logits = interchange_by_row(hooked, tokens, [entry.edges for entry in entries], replacement)
         for row, entry in zip(logits, entries, strict=True):
             counted = correct.setdefault((entry.section, entry.name, entry.ablation), [0, 0, 0])
             for place, slack in enumerate((-1e-4, 0.0, 1e-4)):
@@ -200,6 +201,83 @@ def test_every_count_is_that_of_hooks_and_a_program_written_by_hand(case_id, pro
     # Neither all right nor all wrong, or the counts would say little.
     for section in ("edge_interchange", "edge_strict", "node_strict"):
         assert len({near for (of, _, _), (_, near, _) in correct.items() if of == section}) > 1, section
+
+
+@pytest.mark.parametrize(("case_id", "noise"), [("case_3", 0.003), ("case_13", 0.06)])
+def test_measuring_by_length_gives_the_counts_of_the_padded_batch(case_id, noise, monkeypatch):
+    case = get_case(case_id)
+    model, pairs = disturbed(case, noise), PairSampler(case, seed="lengths", related=0.5).draw(48)
+    tallies = []
+    for chunk in (1, 1000):
+        monkeypatch.setattr(measuring, "_CHUNK", chunk)
+        measurement = Measurement(case, model)
+        # The means are to be the same.
+        measurement._means = 0.1 * torch.ones(len(model.config.senders), 1, case.max_len, model.config.d_model)
+        assert len(list(measurement._runs([pairs]))) == (len(pairs.base_lengths.unique()) if chunk == 1 else 1)
+        for method in ("interchange", "node_strict", "edge_strict"):
+            getattr(measurement, method)([pairs])
+        tallies.append(measurement.tally.counts)
+    grouped, padded = tallies
+    assert grouped.keys() == padded.keys()
+    assert all(grouped[key][0] == padded[key][0] for key in padded)
+    # Rounding may decide what lies at the very edge of being right.
+    assert sum(abs(grouped[key][1] - padded[key][1]) for key in padded) <= 2
+    assert any(0 < right < count for count, right in padded.values())
+
+
+def test_some_edges_can_be_measured_under_some_ablations_alone():
+    case = get_case("case_3")
+    model, pairs = disturbed(case, 0.003), PairSampler(case, seed="some").draw(12)
+    whole, part = Measurement(case, model), Measurement(case, model)
+    whole.edge_strict([pairs])
+    first, second = whole.space.negatives.tolist()[3:5]
+    part.edge_strict([pairs], only={second: ["mean"], first: ["zero", "resample"]})
+    edges = whole.space.edges
+    expected = [(edges[second], "mean"), (edges[first], "zero"), (edges[first], "resample")]
+    assert list(part.tally.counts) == [("edge_strict", str(edge), ablation) for edge, ablation in expected]
+    assert all(whole.tally.counts[key] == counts for key, counts in part.tally.counts.items())
+
+
+@pytest.mark.parametrize("case_id", ["case_3", "case_13"])
+def test_a_sample_of_edges_is_what_measuring_each_of_them_finds(case_id, monkeypatch):
+    case = get_case(case_id)
+    # Noise from which every edge matters.
+    model, pairs = disturbed(case, 0.2), PairSampler(case, seed="sample", related=0.5).draw(60)
+    sampling, alone = (Measurement(case, model, seed=3) for _ in range(2))
+    added: list[tuple[Any, ...]] = []
+    judged: dict[Measurement, list[Tensor]] = {sampling: [], alone: []}
+
+    def noting(measurement: Measurement) -> Callable[..., tuple[Tensor, Tensor]]:
+        correct = measurement.reader.correct
+
+        def noted(logits: Tensor, *target: Tensor) -> tuple[Tensor, Tensor]:
+            judged[measurement].append(logits)
+            return correct(logits, *target)
+
+        return noted
+
+    for measurement in judged:
+        monkeypatch.setattr(measurement.reader, "correct", noting(measurement))
+    monkeypatch.setattr(sampling.tally, "add", lambda *entry: added.append(entry))
+    sampling.edge_strict_sample([pairs])
+    (found,) = judged[sampling]
+    moved = 0
+    for row, (section, name, ablation, correct, counted) in enumerate(added):
+        alone.tally.counts.clear()
+        judged[alone].clear()
+        one = pairs[row : row + 1]
+        alone.edge_strict([one], only={alone.space.index[Edge.parse(name)]: [ablation]})
+        assert alone.tally.counts == {(section, name, ablation): [int(counted), int(correct & counted)]}
+        (expected,) = judged[alone]
+        n = int(one.base_lengths) + 1
+        torch.testing.assert_close(found[row, :n], expected[0, :n], rtol=1e-3, atol=1e-3)
+        plain = model(to_ids(case, one.base, one.base_lengths), one.base_lengths + 1)
+        moved += not torch.allclose(plain[0, :n], expected[0, :n], atol=1e-2)
+    # Resampling the position, for one, changes nothing.
+    assert len(added) == 60 and moved > 15
+    assert {ablation for _, _, ablation, _, _ in added} == set(ABLATIONS)
+    assert len({name for _, name, _, _, _ in added}) > 30
+    assert {name for _, name, _, _, _ in added} <= {str(edge) for edge in case.circuit.negatives}
 
 
 # -- models known to be right or wrong ---------------------------------------------------------------------------------
@@ -244,14 +322,30 @@ def test_a_path_outside_the_circuit_is_found_at_each_of_its_edges(few_pairs):
 
 def test_a_quick_check_sees_what_a_certificate_sees():
     case = get_case("case_3")
-    check = quick_check(case, compiled(case), n_pairs=64, n_pairs_strict=32, seed=0)
-    assert check.worst == 1 and check.weak == ()
-    check = quick_check(case, smuggling(), n_pairs=64, n_pairs_strict=64, seed=0)
+    check = quick_check(case, compiled(case), n_pairs=64, n_edge_rows=256, seed=0)
+    assert check.worst == 1 and check.failures == ()
+    check = quick_check(case, smuggling(), n_pairs=64, n_edge_rows=2048, seed=0)
     assert check.behaviour == check.node_interchange == check.edge_interchange == check.complement == 1
     assert check.worst == min(check.node_strict, check.edge_strict) < 1
     assert check.node_strict <= check.node_strict_resample < 1
-    assert {name for name, _ in check.weak} == {"m0->logits", "m0->m1", "m1->logits", "m1"}
-    assert [share for _, share in check.weak] == sorted(share for _, share in check.weak)
+    found = {(section, entry.name) for section, entry in check.failures}
+    edges = {("edge_strict", name) for name in ("m0->logits", "m0->m1", "m1->logits")}
+    assert found == edges | {("node_strict", "m1")}
+    shares = [entry.accuracy for _, entry in check.failures]
+    assert shares == sorted(shares) and all(share < 1 for share in shares)
+    # A share over all edges hides three of them, if nobody suspects one.
+    assert check.edge_strict > 0.9
+    suspects: list[tuple[int, Ablation]] = [
+        (EdgeSpace(case, smuggling().config).index[Edge.parse("m0->logits")], "zero")
+    ]
+    suspicious = quick_check(case, smuggling(), n_pairs=64, n_edge_rows=2048, seed=0, suspects=suspects)
+    assert suspicious.edge_strict < 0.9
+    # What suspects show is no part of the sample.
+    assert suspicious == replace(check, edge_strict=suspicious.edge_strict)
+    innocent: list[tuple[int, Ablation]] = [
+        (EdgeSpace(case, smuggling().config).index[Edge.parse("embed->m1")], "zero")
+    ]
+    assert quick_check(case, smuggling(), n_pairs=64, n_edge_rows=2048, seed=0, suspects=innocent) == check
 
 
 # -- what a certificate covers -----------------------------------------------------------------------------------------
@@ -269,7 +363,8 @@ def assert_covers_everything(certificate: Certificate, case: Case) -> None:
     assert named(certificate.behaviour) == [("all", None)]
     assert sorted(named(certificate.node_interchange)) == sorted((str(node), "resample") for node in carriers)
     assert named(certificate.edge_interchange) == [(str(edge), "resample") for edge in circuit]
-    assert named(certificate.node_strict) == [(str(node), ablation) for node in strangers for ablation in ABLATIONS]
+    outside_nodes = [(str(node), ablation) for node in strangers for ablation in ABLATIONS]
+    assert sorted(named(certificate.node_strict)) == sorted(outside_nodes)
     outside = [(str(edge), ablation) for edge in circuit.negatives for ablation in ABLATIONS]
     assert named(certificate.edge_strict) == outside
     assert sorted(named(certificate.complement), key=str) == sorted([("all", kind) for kind in ABLATIONS], key=str)
@@ -345,7 +440,8 @@ def test_pairs_are_held_out_where_lengths_are_split():
             assert bool(in_split(case, pairs.source, pairs.source_lengths, split).all())
 
 
-def test_as_many_pairs_are_drawn_as_asked_for():
+def test_as_many_pairs_are_drawn_as_asked_for(monkeypatch):
+    monkeypatch.setattr(measuring, "_CHUNK", 1024)
     measurement = Measurement(get_case("case_3"), untrained(get_case("case_3")))
     assert [pairs.n_pairs for pairs in measurement.sampled(2500, "what")] == [1024, 1024, 452]
     assert sum(pairs.n_pairs for pairs in measurement.sampled(7, "what")) == 7
@@ -377,6 +473,28 @@ def test_progress_runs_up_to_the_end(few_pairs):
 
 
 @torch.no_grad()
+def test_means_are_over_as_many_inputs_as_they_say(monkeypatch):
+    monkeypatch.setattr(measuring, "MEAN_INPUTS", 100)
+    monkeypatch.setattr(measuring, "_CHUNK", 64)
+    case = get_case("case_13")
+    model, drawn = untrained(case), []
+    inputs = PairSampler.inputs
+
+    def noting(*arguments: Any) -> tuple[Tensor, Tensor]:
+        drawn.append(inputs(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(PairSampler, "inputs", noting)
+    found = Measurement(case, model).means()
+    tokens, lengths = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    assert len(tokens) == 100
+    run = model.run(to_ids(case, tokens, lengths), lengths + 1)
+    for position in range(case.max_len):
+        expected = run.senders[:, lengths >= position, position].mean(1)
+        torch.testing.assert_close(found[:, 0, position], expected, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
 def test_means_are_those_over_inputs_of_every_length_at_each_real_position():
     case = get_case("case_3")
     model = untrained(case)
@@ -390,109 +508,3 @@ def test_means_are_those_over_inputs_of_every_length_at_each_real_position():
     exact[:, 4] = of_length[4].mean(1)[:, 4]
     error = of_length[4].std(1) / (measuring.MEAN_INPUTS / 2) ** 0.5
     assert bool(((means[:, 0] - exact).abs() <= 6 * error + 1e-5).all())
-
-
-# -- outputs against targets -------------------------------------------------------------------------------------------
-
-
-def test_ids_have_bos_in_front_and_padding_behind():
-    case = get_case("case_3")
-    tokens = torch.tensor([[3, 1, 2, 2], [0, 3, 0, 0]])
-    ids = to_ids(case, tokens, torch.tensor([4, 2]))
-    assert ids.tolist() == [[4, 3, 1, 2, 2], [4, 0, 3, 5, 5]]
-    assert torch.equal(ids[:1], case.encode([["x", "b", "c", "c"]]))
-
-
-def test_classes_are_right_where_the_largest_logit_is_the_target():
-    case = get_case("case_13")
-    reader = OutputReader(case)
-    n_classes, ambiguous = len(case.classes), case.high_level.output_ambiguous
-    assert case.classes[-1] is None and ambiguous == n_classes
-    codes = torch.tensor([[0, 1, n_classes - 1], [0, 1, n_classes - 1], [2, ambiguous, 0], [ambiguous] * 3])
-    there = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 1]], dtype=torch.bool)
-    logits = torch.zeros(4, 4, n_classes)
-    for row, classes in enumerate(([0, 1, n_classes - 1], [0, 2, n_classes - 1], [2, 0, 1], [0, 0, 0])):
-        logits[row, torch.arange(1, 4), torch.tensor(classes)] = 3.0
-    correct, counted = reader.correct(logits, codes, there)
-    # Padding and ambiguous positions do not count; a row of nothing else is no evidence at all.
-    assert counted.tolist() == [True, True, True, False]
-    assert correct.tolist()[:3] == [True, False, True]
-    right, wrong = (F.cross_entropy(logits[0, 1:2], torch.tensor([place])) for place in (0, 1))
-    expected = torch.stack([right, (2 * right + wrong) / 3, right, torch.tensor(0.0)])
-    torch.testing.assert_close(reader.loss(logits, codes, there), expected)
-
-
-def test_numbers_are_right_within_the_tolerance():
-    case = get_case("case_3")
-    reader, values = OutputReader(case), case.graph.output.values
-    codes = torch.tensor([[0, 2, 1]] * 4 + [[0, case.high_level.output_ambiguous, 1]])
-    there = torch.tensor([[True, True, True]] * 3 + [[True, True, False]] * 2)
-    logits = torch.tensor([[float(values[code]) for code in (0, 2, 1)]] * 5)
-    logits += torch.tensor([[0.0, 0.0, 0.0], [0.04, -0.04, 0.0], [0.0, 0.06, 0.0], [0.0, 0.0, 9.0], [0.04, 9.0, 9.0]])
-    logits = F.pad(logits, (1, 0), value=7.0)[:, :, None]
-    correct, counted = reader.correct(logits, codes, there)
-    assert correct.tolist() == [True, True, False, True, True] and bool(counted.all())
-    expected = torch.tensor([0.0, 2 * 0.0016 / 3, 0.0036 / 3, 0.0, 0.0016]) * 10
-    torch.testing.assert_close(reader.loss(logits, codes, there), expected, atol=1e-5, rtol=1e-3)
-
-
-def test_outputs_differ_only_where_there_is_input():
-    there = torch.tensor([[True, True, False]])
-    reader = OutputReader(get_case("case_13"))
-    logits = F.one_hot(torch.tensor([[0, 1, 2, 3]]), 4).float()
-    for position, differs in ((0, False), (1, True), (2, True), (3, False)):
-        other = logits.clone()
-        other[0, position] = logits[0, (position + 1) % 4]
-        assert reader.differs(other, logits, there).tolist() == [differs]
-    reader = OutputReader(get_case("case_3"))
-    numbers = torch.tensor([0.5, 0.25, 0.5, 1.0]).view(1, 4, 1)
-    for change, position, differs in (
-        (0.06, 1, True),
-        (-0.06, 2, True),
-        (0.04, 1, False),
-        (9.0, 0, False),
-        (9, 3, False),
-    ):
-        other = numbers.clone()
-        other[0, position, 0] += change
-        assert reader.differs(other, numbers, there).tolist() == [differs]
-
-
-@torch.no_grad()
-def test_a_batch_of_pairs_runs_as_each_pair_does_alone():
-    case = get_case("case_13")
-    model = untrained(case)
-    pairs = PairSampler(case, seed=1).draw(12)
-    run = PairRun(case, case.high_level, model, pairs)
-    assert torch.equal(run.base_lengths, pairs.base_lengths + 1)
-    for row in range(12):
-        for tokens, lengths, found in (
-            (pairs.base, pairs.base_lengths, run.base),
-            (pairs.source, pairs.source_lengths, run.source),
-        ):
-            n = int(lengths[row])
-            alone = model.run(case.encode([[case.vocab[code] for code in tokens[row, :n]]]))
-            torch.testing.assert_close(found.senders[:, row, : n + 1], alone.senders[:, 0], atol=1e-5, rtol=1e-4)
-            torch.testing.assert_close(found.logits[row, : n + 1], alone.logits[0], atol=1e-5, rtol=1e-4)
-        base = [case.vocab[code] for code in pairs.base[row, : pairs.base_lengths[row]]]
-        outputs = [case.classes[code] for code in run.base_codes[row, : len(base)]]
-        assert outputs == case.program(base)
-    there = torch.cat([run.there[:12], run.base_there])
-    real = F.pad(there, (1, 0), value=True)[None, :, :, None]
-    for position in range(case.max_len):
-        rows = real[0, :, position, 0]
-        expected = run.run.senders[:, rows, position].mean(1) if bool(rows.any()) else torch.zeros(())
-        torch.testing.assert_close(run.means[:, 0, position], expected.expand_as(run.means[:, 0, position]))
-
-
-def test_targets_of_repeated_rows_are_those_of_their_pairs():
-    case = get_case("case_3")
-    pairs = PairSampler(case, seed=2).draw(10)
-    run = PairRun(case, case.high_level, untrained(case), pairs)
-    edges = torch.rand(30, len(case.circuit), generator=torch.Generator().manual_seed(0)) < 0.5
-    found = run.interchange_codes(edges)
-    for row in range(30):
-        one = Pairs(*(part[row % 10 : row % 10 + 1] for part in pairs))
-        alone = PairRun(case, case.high_level, untrained(case), one).interchange_codes(edges[row : row + 1])
-        n = int(one.base_lengths[0])
-        assert torch.equal(found[row, :n], alone[0, :n])

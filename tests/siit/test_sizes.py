@@ -4,21 +4,41 @@ import pytest
 
 from interpbench_hub.cases import Case, get_case, list_cases
 from interpbench_hub.rasp import Aggregate, Comparison, Select, indices, tokens
-from interpbench_hub.siit.sizes import MAX_D_HEAD, MAX_D_MODEL, MIN_D_HEAD, transformer_config
+from interpbench_hub.siit.sizes import transformer_config
 
 CASE_IDS = [case.id for case in list_cases()]
 
 
-def most_compared(case: Case) -> int:
-    """The most values that one head of a case must tell apart in its keys or queries."""
-    read = [
-        case.graph[name]
-        for variable in case.graph.variables
-        if variable.selects is not None
-        for slot in ("k", "q")
-        if (name := variable.read_in(slot)) is not None
-    ]
-    return max([1, *(len(variable.classes) for variable in read)])
+def room_needed(case: Case) -> float:
+    """The most dimensions that one head of a case needs for its keys or queries."""
+    needed = [1.0]
+    for head in case.graph.variables:
+        if head.selects is None:
+            continue
+        constants = dict(head.constants)
+        sides = {}
+        for slot in ("k", "q"):
+            name = head.read_in(slot)
+            sides[slot] = [constants[slot]] if name is None else [*case.graph[name].values, None]
+        if len({bool(head.selects(key, query)) for key in sides["k"] for query in sides["q"]}) == 1:
+            # It need not look at what it compares.
+            continue
+        read = [case.graph[name] for slot in ("k", "q") if (name := head.read_in(slot)) is not None]
+        values_per_dimension = 1 if head.kind == "fraction" else 2
+        needed += [len(variable.classes) / values_per_dimension for variable in read]
+    return max(needed)
+
+
+def reads_another_head(case: Case) -> bool:
+    """Whether some head of the circuit lies behind another one."""
+    reached: set[str] = set()
+    for variable in case.graph.variables:
+        is_behind = any(read.variable in reached for read in variable.reads)
+        if variable.selects is not None and is_behind:
+            return True
+        if variable.selects is not None or is_behind:
+            reached.add(variable.name)
+    return False
 
 
 @pytest.mark.parametrize("case_id", CASE_IDS)
@@ -43,23 +63,23 @@ def test_ends_fit_the_case(case_id):
 def test_widths_follow_the_rule_within_its_bounds(case_id):
     case = get_case(case_id)
     config = transformer_config(case)
-    wide_enough = [d_head for d_head in (8, 16, 32) if 2 * d_head >= most_compared(case)]
-    assert config.d_head == min(wide_enough, default=MAX_D_HEAD)
-    assert MIN_D_HEAD <= config.d_head <= MAX_D_HEAD
-    assert 16 <= config.d_model <= MAX_D_MODEL
-    assert config.d_model == min(max(config.n_heads * config.d_head, 32), MAX_D_MODEL)
+    allowed = (16, 32) if config.n_layers > 2 or reads_another_head(case) else (8, 16, 32)
+    assert config.d_head == min((d_head for d_head in allowed if d_head >= room_needed(case)), default=32)
+    assert config.d_model == min(max(config.n_heads * config.d_head, 32), 64)
     assert config.d_mlp == 4 * config.d_model
 
 
-@pytest.mark.parametrize(("case_id", "d_head"), [("case_3", 8), ("case_7", 8), ("case_2", 16)])
-def test_heads_grow_with_what_they_compare(case_id, d_head):
+@pytest.mark.parametrize(
+    ("case_id", "d_head"), [("case_3", 8), ("case_7", 8), ("case_13", 8), ("case_2", 16), ("case_21", 32)]
+)
+def test_heads_grow_with_what_they_compare_and_with_depth(case_id, d_head):
     assert transformer_config(get_case(case_id)).d_head == d_head
 
 
 def test_what_a_head_averages_does_not_widen_it():
     own = Aggregate(Select(indices, indices, Comparison.EQ), tokens)
     case = Case("wide_values", "Copies each of many tokens.", own, tuple(range(60)))
-    assert transformer_config(case).d_head == MIN_D_HEAD
+    assert transformer_config(case).d_head == 8
 
 
 def test_heads_of_all_widths_occur():

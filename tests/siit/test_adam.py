@@ -1,0 +1,55 @@
+"""Adam on one vector, against torch's."""
+
+import pytest
+import torch
+
+from interpbench_hub.siit.adam import Adam
+
+
+def gradients(n_steps: int) -> list[torch.Tensor]:
+    """Gradients of very different norms, one of them zero."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(n_steps, 40, generator=generator, dtype=torch.float64)
+    drawn *= (
+        10 ** torch.linspace(-3, 2, n_steps, dtype=torch.float64)[torch.randperm(n_steps, generator=generator)][:, None]
+    )
+    drawn[0] = 0
+    return list(drawn)
+
+
+@pytest.mark.parametrize("norm", [0.05, 1.0, 1e6])
+@pytest.mark.parametrize("betas", [(0.9, 0.95), (0.5, 0.999)])
+def test_updates_are_those_of_torch_on_gradients_clipped_by_torch(norm, betas):
+    start = torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    adam, parameter = Adam.of(start.clone()), torch.nn.Parameter(start.clone())
+    theirs = torch.optim.Adam([parameter], betas=betas, eps=1e-8)
+    clipped = []
+    for number, gradient in enumerate(gradients(60), start=1):
+        rate = 0.01 / number**0.5
+        theirs.param_groups[0]["lr"] = rate
+        parameter.grad = gradient.clone()
+        clipped.append(float(torch.nn.utils.clip_grad_norm_([parameter], norm)) > norm)
+        theirs.step()
+        adam.step(gradient, rate, number, betas, norm)
+        # What was given is clipped in place; torch divides by the norm and a millionth.
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=0)
+        torch.testing.assert_close(adam.parameters, parameter.detach(), rtol=1e-5, atol=1e-6)
+    assert any(clipped) == (norm < 1e6) and not all(clipped)
+    assert float((adam.parameters - start).abs().mean()) > 1e-3
+
+
+def test_a_gradient_of_zero_moves_nothing_at_first():
+    adam = Adam.of(torch.ones(3))
+    adam.step(torch.zeros(3), 0.1, 1, (0.9, 0.95), 1.0)
+    assert adam.parameters.tolist() == [1, 1, 1]
+
+
+def test_the_vector_itself_is_updated_and_a_copy_is_not():
+    vector = torch.ones(3)
+    adam = Adam.of(vector)
+    copy = adam.copy()
+    adam.step(torch.ones(3), 0.1, 1, (0.9, 0.95), 10.0)
+    assert adam.parameters is vector and bool((vector < 1).all())
+    assert bool((adam.first_moment > 0).all()) and bool((adam.second_moment > 0).all())
+    assert bool((copy.parameters == 1).all())
+    assert not bool(copy.first_moment.any()) and not bool(copy.second_moment.any())
