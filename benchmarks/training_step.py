@@ -88,8 +88,9 @@ class RowDraw:
         recipe, space, n = self.recipe, self.space, self.recipe.n_pairs
         pairs = self.sampler.draw(n, number)
         generator = torch.Generator().manual_seed(number)
-        weights = torch.ones(len(space.interchange_edges))
-        circuit = self.interventions.circuit(n, weights, recipe.node_share, generator)
+        weights = torch.ones(space.n_exchanges)
+        exchanges = self.interventions.circuit(n, weights, recipe.node_share, generator)
+        circuit = self.interventions.exchanged_edges(exchanges)
         outside = self.interventions.outside(n * recipe.outside_groups, generator)
         kinds = torch.randint(len(recipe.ablations), (len(outside),), generator=generator)
         if shared:
