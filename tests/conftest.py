@@ -2,7 +2,9 @@
 
 import atexit
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,11 @@ from interpbench_hub.checkpoint import (  # noqa: E402
 )
 from interpbench_hub.circuit import Circuit, Edge, Node, Role  # noqa: E402
 from interpbench_hub.transformer import Transformer, TransformerConfig  # noqa: E402
+
+# Who starts the tests in the background of a script leaves Ctrl-C ignored, here and in all processes the tests start;
+# tests of interruptions need it as it is at a terminal.
+if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Test processes run side by side; several threads each would fight over the cores.
 torch.set_num_threads(1)
