@@ -265,10 +265,11 @@ def measure(
         n_pairs = measurement.exhaustive_aggregates()
     else:
         measurement.aggregates(measurement.sampled(n_pairs, "aggregates"))
-    measurement.interchange(measurement.sampled(SINGLE_PAIRS, "singles"))
-    measurement.effect(measurement.sampled(SINGLE_PAIRS, "singles"))
-    measurement.node_strict(measurement.sampled(SINGLE_PAIRS, "singles"))
-    measurement.edge_strict(measurement.sampled(SINGLE_PAIRS, "singles"), progress, SINGLE_PAIRS)
+    singles = list(measurement.sampled(SINGLE_PAIRS, "singles"))
+    measurement.interchange(singles)
+    measurement.effect(singles)
+    measurement.node_strict(singles)
+    measurement.edge_strict(singles, progress, SINGLE_PAIRS)
     tally = measurement.tally
     return Certificate(
         case=case.id,
@@ -338,9 +339,10 @@ def quick_check(
         measurement.edge_strict(measurement.sampled(SINGLE_PAIRS, "suspects"), only=only)
         worst_suspect = min(entry.accuracy for entry in measurement.tally.entries("edge_strict"))
         measurement.tally = _Tally()
-    measurement.aggregates(measurement.sampled(n_pairs, "quick"))
-    measurement.interchange(measurement.sampled(n_pairs, "quick"))
-    measurement.node_strict(measurement.sampled(n_pairs, "quick"))
+    pairs = list(measurement.sampled(n_pairs, "quick"))
+    measurement.aggregates(pairs)
+    measurement.interchange(pairs)
+    measurement.node_strict(pairs)
     measurement.edge_strict_sample(measurement.sampled(n_edge_rows, "quick edges"))
     tally = measurement.tally
 
