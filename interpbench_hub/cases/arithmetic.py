@@ -2,6 +2,7 @@
 
 from interpbench_hub.cases import samplers
 from interpbench_hub.cases.case import Case
+from interpbench_hub.cases.common import count_of
 from interpbench_hub.cases.vocabs import integers
 from interpbench_hub.rasp.language import (
     Comparison,
@@ -22,15 +23,24 @@ COLUMNS = ("00", "01", "10", "11")
 """The digits of two binary numbers at one place."""
 
 
-def _modular_sum() -> SOp:
+def _sum_so_far(over: SOp, count_meaning: str, small_meaning: str) -> SOp:
+    """The sum modulo 4 of what `over` has held so far; `count_meaning` has a {} for the value that is counted."""
     ones, twos, threes = (
-        SelectorWidth(Select(tokens, Full(digit), Comparison.EQ)).named(name, f"how many {digit} came so far")
-        for digit, name in ((1, "n_ones"), (2, "n_twos"), (3, "n_threes"))
+        count_of(value, name, count_meaning.format(value), over=over)
+        for value, name in ((1, "n_ones"), (2, "n_twos"), (3, "n_threes"))
     )
-    small = SequenceMap(lambda x, y: (x + 2 * y) % 4, ones, twos).named(
-        "small_sum", "the sum of the ones and twos so far, modulo 4"
-    )
-    return SequenceMap(lambda x, y: (x + 3 * y) % 4, small, threes).named("total", "the sum so far, modulo 4")
+    small = SequenceMap(lambda x, y: (x + 2 * y) % 4, ones, twos).named("small_sum", small_meaning)
+    return SequenceMap(lambda x, y: (x + 3 * y) % 4, small, threes)
+
+
+def _alternating(sop: SOp) -> SOp:
+    """`sop` at even indices, minus it at odd ones, modulo 4."""
+    return SequenceMap(lambda x, y: -x % 4 if y % 2 else x, sop, indices)
+
+
+def _modular_sum() -> SOp:
+    total = _sum_so_far(tokens, "how many {} came so far", "the sum of the ones and twos so far, modulo 4")
+    return total.named("total", "the sum so far, modulo 4")
 
 
 def _carry_addition() -> SOp:
@@ -50,24 +60,13 @@ def _carry_addition() -> SOp:
 
 def _remainder() -> SOp:
     # Powers of 3 are 1 and -1 by turns modulo 4, so digits count plus or minus, seen from the first one.
-    signed = SequenceMap(lambda x, y: -x % 4 if y % 2 else x, tokens, indices).named(
+    signed = _alternating(tokens).named(
         "signed_digit", "the digit at even indices, minus the digit at odd ones, modulo 4"
     )
-    ones, twos, threes = (
-        SelectorWidth(Select(signed, Full(value), Comparison.EQ)).named(
-            name, f"how many signed digits so far are {value}"
-        )
-        for value, name in ((1, "n_ones"), (2, "n_twos"), (3, "n_threes"))
-    )
-    small = SequenceMap(lambda x, y: (x + 2 * y) % 4, ones, twos).named(
-        "small_sum", "the sum of the signed digits 1 and 2 so far, modulo 4"
-    )
-    total = SequenceMap(lambda x, y: (x + 3 * y) % 4, small, threes).named(
-        "signed_sum", "the sum of the signed digits so far, modulo 4"
-    )
-    return SequenceMap(lambda x, y: -x % 4 if y % 2 else x, total, indices).named(
-        "remainder", "the remainder of the number so far, modulo 4"
-    )
+    total = _sum_so_far(
+        signed, "how many signed digits so far are {}", "the sum of the signed digits 1 and 2 so far, modulo 4"
+    ).named("signed_sum", "the sum of the signed digits so far, modulo 4")
+    return _alternating(total).named("remainder", "the remainder of the number so far, modulo 4")
 
 
 CASES = [

@@ -2,6 +2,7 @@
 
 from interpbench_hub.cases import samplers
 from interpbench_hub.cases.case import Case
+from interpbench_hub.cases.common import count_of, frac_prevs
 from interpbench_hub.rasp.language import (
     Aggregate,
     Comparison,
@@ -11,8 +12,6 @@ from interpbench_hub.rasp.language import (
     SelectorWidth,
     SequenceMap,
     SOp,
-    indices,
-    numerical,
     tokens,
 )
 
@@ -24,8 +23,8 @@ LONGEST_NEST = 5
 
 def depth_so_far() -> SOp:
     """How many more round brackets opened than closed up to each position; for causal cases."""
-    opens = SelectorWidth(Select(tokens, Full("("), Comparison.EQ)).named("opens", "how many brackets opened so far")
-    closes = SelectorWidth(Select(tokens, Full(")"), Comparison.EQ)).named("closes", "how many brackets closed so far")
+    opens = count_of("(", "opens", "how many brackets opened so far")
+    closes = count_of(")", "closes", "how many brackets closed so far")
     return (opens - closes).named("depth", "how many more brackets opened than closed so far")
 
 
@@ -40,19 +39,14 @@ def _average_depth() -> SOp:
     height = Map(lambda x: min(max(x, 0), 2) / 2, depth_so_far()).named(
         "height", "half the depth, at least 0 and at most 1"
     )
-    return Aggregate(Select(indices, indices, Comparison.LEQ), numerical(height), default=0).named(
-        "average", "the mean height so far"
-    )
+    return frac_prevs(height).named("average", "the mean height so far")
 
 
 def _surplus_share() -> SOp:
     step = Map(lambda x: {"(": 1, ")": -1}.get(x, 0), tokens).named("step", "1 for ( and -1 for ), else 0")
-    so_far = Select(indices, indices, Comparison.LEQ)
-    balance = Aggregate(so_far, numerical(step), default=0).named("balance", "the mean step so far")
+    balance = frac_prevs(step).named("balance", "the mean step so far")
     sign = Map(lambda x: (x > 0) - (x < 0), balance).named("sign", "whether more ( (1) or more ) (-1) came so far")
-    return Aggregate(so_far, numerical(sign), default=0).named(
-        "surplus", "the fraction of positions so far with more ( minus that with more )"
-    )
+    return frac_prevs(sign).named("surplus", "the fraction of positions so far with more ( minus that with more )")
 
 
 # -- two kinds of brackets ---------------------------------------------------------------------------------------------

@@ -10,12 +10,14 @@ from typing import Any
 from interpbench_hub.rasp.language import (
     Aggregate,
     Comparison,
+    Full,
     LinearSequenceMap,
     Map,
     Select,
     SelectorWidth,
     SequenceMap,
     SOp,
+    Value,
     indices,
     numerical,
     tokens,
@@ -76,6 +78,26 @@ def shuffle_dyck(pairs: Sequence[str]) -> SOp:
     )
     never_negative = (~has_negative).named("never_negative", "whether no kind ever closed more than it opened")
     return (last_zero & never_negative).named("is_balanced", "whether all brackets are balanced")
+
+
+def count_of(value: Value, name: str, meaning: str, *, over: SOp = tokens) -> SOp:
+    """How many positions of the input hold `value`; in a causal case, how many so far."""
+    return SelectorWidth(Select(over, Full(value), Comparison.EQ)).named(name, meaning)
+
+
+def earlier_token(back: int, name: str, meaning: str) -> SOp:
+    """The token `back` places before, or the first one where none stands so far before."""
+    earlier = Select(
+        indices, indices, lambda key, query: key == max(query - back, 0), text=f"key == max(query - {back}, 0)"
+    )
+    return Aggregate(earlier, tokens).named(name, meaning)
+
+
+def covers(block: SOp) -> Select:
+    """Selects the positions whose `block`, a first index and the one after the last, holds this index."""
+    return Select(
+        block, indices, lambda key, query: key is not None and key[0] <= query < key[1], text="key[0] <= query < key[1]"
+    )
 
 
 def up_to_here(places: SOp, name: str, meaning: str) -> SOp:

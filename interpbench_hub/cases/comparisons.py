@@ -4,16 +4,14 @@ import operator
 
 from interpbench_hub.cases import samplers
 from interpbench_hub.cases.case import Case
-from interpbench_hub.cases.common import shift_by
+from interpbench_hub.cases.common import count_of, earlier_token, frac_prevs, shift_by
 from interpbench_hub.cases.vocabs import integers
 from interpbench_hub.rasp.language import (
     Aggregate,
     Comparison,
-    Full,
     LinearSequenceMap,
     Map,
     Select,
-    SelectorWidth,
     SequenceMap,
     SOp,
     indices,
@@ -37,22 +35,17 @@ def _comparison_chain() -> SOp:
     is_false = SequenceMap(lambda x, y: not SIGNS[x[1]](x[0], y) if y in NUMERALS else None, claim, tokens).named(
         "is_false", "whether a comparison ends here and is false"
     )
-    n_false = SelectorWidth(Select(is_false, Full(True), Comparison.EQ)).named(
-        "n_false", "how many comparisons so far are false"
-    )
+    n_false = count_of(True, "n_false", "how many comparisons so far are false", over=is_false)
     return Map(lambda x: x == 0, n_false).named("holds", "whether all comparisons so far are true")
 
 
 def _trend() -> SOp:
     # The first number has no predecessor and is compared with itself.
-    before = Select(indices, indices, lambda key, query: key == max(query - 1, 0), text="key == max(query - 1, 0)")
-    previous = Aggregate(before, tokens).named("previous", "the number before; the first for itself")
+    previous = earlier_token(1, "previous", "the number before; the first for itself")
     direction = SequenceMap(lambda x, y: (x < y) - (x > y), previous, tokens).named(
         "direction", "1 if the number rises, -1 if it falls, else 0"
     )
-    return Aggregate(Select(indices, indices, Comparison.LEQ), numerical(direction), default=0).named(
-        "trend", "the fraction of rises so far minus that of falls"
-    )
+    return frac_prevs(direction).named("trend", "the fraction of rises so far minus that of falls")
 
 
 def _local_surge() -> SOp:

@@ -2,14 +2,12 @@
 
 from interpbench_hub.cases import samplers
 from interpbench_hub.cases.case import Case
-from interpbench_hub.cases.common import length, up_to_here, wrapped
+from interpbench_hub.cases.common import count_of, covers, length, up_to_here, wrapped
 from interpbench_hub.rasp.language import (
     Aggregate,
     Comparison,
-    Full,
     Map,
     Select,
-    SelectorWidth,
     SequenceMap,
     SOp,
     indices,
@@ -25,7 +23,7 @@ LONGEST_EDIT = 6
 
 
 def _rotate_by_count() -> SOp:
-    n_x = SelectorWidth(Select(tokens, Full("x"), Comparison.EQ)).named("n_x", "how many letters are x")
+    n_x = count_of("x", "n_x", "how many letters are x")
     shifted = (indices - n_x).named("shifted", "the index minus the number of x")
     source = wrapped(shifted, length(indices), "source_index")
     return Aggregate(Select(indices, source, Comparison.EQ), tokens).named(
@@ -47,10 +45,7 @@ def _edit_flags() -> SOp:
         "block", "where the letter goes in the edited text: from and before which index"
     )
     letter = Map(lambda x: x[0], tokens).named("letter", "the letter without its flag")
-    covers = Select(
-        block, indices, lambda key, query: key is not None and key[0] <= query < key[1], text="key[0] <= query < key[1]"
-    )
-    return Aggregate(covers, letter).named("edited", "the letter at this index of the edited text")
+    return Aggregate(covers(block), letter).named("edited", "the letter at this index of the edited text")
 
 
 def _block(end: int, token: str) -> tuple[int, int] | None:

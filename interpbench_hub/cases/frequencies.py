@@ -2,17 +2,15 @@
 
 from interpbench_hub.cases import samplers
 from interpbench_hub.cases.case import Case
-from interpbench_hub.cases.common import hist
+from interpbench_hub.cases.common import count_of, frac_prevs, hist
 from interpbench_hub.cases.vocabs import integers, letters
 from interpbench_hub.rasp.language import (
     Aggregate,
     Comparison,
-    Full,
     Select,
     SelectorWidth,
     SequenceMap,
     SOp,
-    indices,
     numerical,
     tokens,
 )
@@ -21,12 +19,7 @@ DIGITS = integers(0, 3)
 
 
 def _most_frequent() -> SOp:
-    n_a, n_b, n_c = (
-        SelectorWidth(Select(tokens, Full(letter), Comparison.EQ)).named(
-            f"n_{letter}", f"how many letters are {letter}"
-        )
-        for letter in "abc"
-    )
+    n_a, n_b, n_c = (count_of(letter, f"n_{letter}", f"how many letters are {letter}") for letter in "abc")
     leader = SequenceMap(lambda x, y: ("a", x) if x >= y else ("b", y), n_a, n_b).named(
         "leader", "the more frequent of a and b, with its count"
     )
@@ -37,9 +30,7 @@ def _majority() -> SOp:
     over = []
     for letter in "abc":
         is_letter = (tokens == letter).named(f"is_{letter}", f"whether the letter is {letter}")
-        share = Aggregate(Select(indices, indices, Comparison.LEQ), numerical(is_letter), default=0).named(
-            f"share_{letter}", f"the fraction of {letter} so far"
-        )
+        share = frac_prevs(is_letter).named(f"share_{letter}", f"the fraction of {letter} so far")
         over.append((share > 0.5).named(f"over_{letter}", f"whether more than half of the letters so far are {letter}"))
     first = SequenceMap(lambda x, y: "a" if x else "b" if y else "c", over[0], over[1]).named(
         "candidate", "a or b if it has the majority, else c"

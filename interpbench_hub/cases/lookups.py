@@ -2,13 +2,12 @@
 
 from interpbench_hub.cases import samplers
 from interpbench_hub.cases.case import Case
-from interpbench_hub.cases.common import length, shift_by, wrapped
+from interpbench_hub.cases.common import hist, length, shift_by, wrapped
 from interpbench_hub.cases.vocabs import integers, letters
 from interpbench_hub.rasp.language import (
     Aggregate,
     Comparison,
     Select,
-    SelectorWidth,
     SequenceMap,
     SOp,
     indices,
@@ -21,11 +20,9 @@ STEPS = (-1, 1, 2)
 WITH_X = ("a", "b", "x")
 
 
-def times_so_far(over: SOp = tokens) -> SOp:
+def times_so_far() -> SOp:
     """How often the token has come, this time included; for causal cases."""
-    return SelectorWidth(Select(over, over, Comparison.EQ)).named(
-        "times", "how often this token has come, this time included"
-    )
+    return hist().named("times", "how often this token has come, this time included")
 
 
 # -- pointers ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from interpbench_hub.cases import samplers
 from interpbench_hub.cases.case import Case
-from interpbench_hub.cases.common import hist, up_to_here
+from interpbench_hub.cases.common import covers, hist, up_to_here
 from interpbench_hub.cases.vocabs import integers, letters
 from interpbench_hub.rasp.language import (
     Aggregate,
@@ -50,10 +50,7 @@ def _sort_by_count() -> SOp:
     block = SequenceMap(_block, better, count).named(
         "block", "where this letter's copies go: from and before which index"
     )
-    covers = Select(
-        block, indices, lambda key, query: key is not None and key[0] <= query < key[1], text="key[0] <= query < key[1]"
-    )
-    return Aggregate(covers, tokens).named("in_order", "the letter at this place of the order")
+    return Aggregate(covers(block), tokens).named("in_order", "the letter at this place of the order")
 
 
 def _block(start: int, count: int) -> tuple[int, int] | None:

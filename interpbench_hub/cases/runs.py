@@ -2,19 +2,17 @@
 
 from interpbench_hub.cases import samplers
 from interpbench_hub.cases.case import Case
-from interpbench_hub.cases.common import shift_by, up_to_here
+from interpbench_hub.cases.common import count_of, earlier_token, frac_prevs, shift_by, up_to_here
 from interpbench_hub.cases.vocabs import letters
 from interpbench_hub.rasp.language import (
     Aggregate,
     Comparison,
-    Full,
     LinearSequenceMap,
     Select,
     SelectorWidth,
     SequenceMap,
     SOp,
     indices,
-    numerical,
     tokens,
 )
 
@@ -26,9 +24,7 @@ def starts_run() -> SOp:
 
 
 def _current_run() -> SOp:
-    run = SelectorWidth(Select(starts_run(), Full(True), Comparison.EQ)).named(
-        "run_number", "the number of this run, the first being 0"
-    )
+    run = count_of(True, "run_number", "the number of this run, the first being 0", over=starts_run())
     return SelectorWidth(Select(run, run, Comparison.EQ)).named("run_length", "how long the run is up to here")
 
 
@@ -45,15 +41,9 @@ def _run_encoding() -> SOp:
 
 def _repeats(back: int) -> SOp:
     """Whether the letter equals the one `back` places before, as a fraction of the positions so far."""
-    earlier = Select(
-        indices,
-        indices,
-        lambda key, query: key == max(query - back, 0),
-        text=f"key == max(query - {back}, 0)",
-    )
-    source = Aggregate(earlier, tokens).named(f"letter_{back}_before", f"the letter {back} before, at least the first")
+    source = earlier_token(back, f"letter_{back}_before", f"the letter {back} before, at least the first")
     repeats = (tokens == source).named(f"repeats_{back}", f"whether the letter equals the one {back} before")
-    return Aggregate(Select(indices, indices, Comparison.LEQ), numerical(repeats), default=0).named(
+    return frac_prevs(repeats).named(
         f"share_{back}", f"the fraction of letters so far that equal the one {back} before"
     )
 
