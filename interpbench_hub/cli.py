@@ -15,6 +15,7 @@ from rich.table import Table
 from interpbench_hub.certificate import Grade
 from interpbench_hub.constants import NAMESPACE
 from interpbench_hub.errors import InterpBenchError
+from interpbench_hub.training_table import TrainingTable, check_text, summary
 
 app = typer.Typer(
     help="Small transformers with known circuits, certified edge by edge.",
@@ -154,7 +155,6 @@ def _train_one(case_id: str, **options: Any) -> None:
 def _train_many(ids: list[str], tier: Tier | None, **options: Any) -> None:
     from interpbench_hub.cases import list_cases
     from interpbench_hub.siit import train_all
-    from interpbench_hub.training_table import TrainingTable, summary
 
     with _resumable(), TrainingTable(errors) as table:
         cases = ids or list_cases(**({"tier": tier} if tier else {}))
@@ -281,10 +281,7 @@ class _TrainingBar:
                 losses = " ".join(f"{loss:.4f}" for loss in event["losses"].values())
                 self._bar.update(self._task, completed=step, losses=f"loss {losses}")
             case "check":
-                node = min(event["node_interchange"], event["node_strict"])
-                edge = min(event["edge_interchange"], event["edge_strict"])
-                worst = f"node {node:.3f} edge {edge:.3f} all {event['complement']:.3f}"
-                self._bar.update(self._task, completed=step, worst=worst)
+                self._bar.update(self._task, completed=step, worst=check_text(event))
             case "certificate":
                 self._bar.console.print(f"step {step}: grade {event['grade']}", highlight=False)
                 for failure in event["failures"]:

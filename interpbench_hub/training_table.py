@@ -84,10 +84,8 @@ class Progress:
             case "step" if run.look.startswith(("training", "loss")):
                 run.look = f"loss {sum(event['losses'].values()):.4f}"
             case "check":
-                node = min(event["node_interchange"], event["node_strict"])
-                edge = min(event["edge_interchange"], event["edge_strict"])
                 worst = f"  {event['weak'][0][0]} {event['weak'][0][1]:.3f}" if event["weak"] else ""
-                run.look = f"node {node:.3f} edge {edge:.3f} all {event['complement']:.3f}{worst}"
+                run.look = check_text(event) + worst
             case "certificate":
                 run.grade = min(event["grade"], run.grade or "none", key=GRADES.index)
                 run.look = entries(event["failures"])
@@ -98,11 +96,18 @@ class Progress:
         under_way = len({case for case, _ in self.running})
         return {
             "done": len(self.outcomes),
-            **{grade: done[grade] for grade in ("path", "edge", "node", "none") if done[grade]},
+            **{grade: done[grade] for grade in GRADES if done[grade]},
             "failed": done["failed"],
             "running": under_way,
             "waiting": self.cases - len(self.outcomes) - under_way,
         }
+
+
+def check_text(event: Event) -> str:
+    """What a `check` event of a run found: the worst node, the worst edge, the worst of everything at once."""
+    node = min(event["node_interchange"], event["node_strict"])
+    edge = min(event["edge_interchange"], event["edge_strict"])
+    return f"node {node:.3f} edge {edge:.3f} all {event['complement']:.3f}"
 
 
 def entries(failures: list[Any], n: int = N_WORST) -> str:

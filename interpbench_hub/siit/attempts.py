@@ -83,6 +83,8 @@ def is_finished(folder: Path) -> bool:
 def read_attempt(folder: Path, certificate: Certificate | None = None) -> Attempt:
     """The finished attempt that lies in a run's folder, read from its checkpoint and the end of its log.
 
+    `certificate` is that of the folder, if it has been read already.
+
     Raises `CheckpointError` for files that break their format.
     """
     provenance = load_config(folder).provenance

@@ -73,20 +73,21 @@ class EdgeSpace:
         return torch.where(~self.in_circuit)[0]
 
     @cached_property
-    def node_edges(self) -> Tensor:
-        """All edges that leave each circuit node: BoolTensor [circuit node, edge]."""
-        return torch.stack([self.out_of(node) for node in self.circuit_nodes])
-
-    @cached_property
     def outside_node_edges(self) -> Tensor:
         """All edges that leave each node outside: BoolTensor [outside node, edge]."""
         rows = [self.out_of(node) for node in self.outside_nodes]
         return torch.stack(rows) if rows else self.in_circuit.new_zeros(0, self.n_edges)
 
-    @cached_property
+    @property
     def n_exchanges(self) -> int:
         """Number of single exchanges the program answers for: of interchange edges, then of circuit nodes."""
-        return len(self.interchange_edges) + len(self.circuit_nodes)
+        return len(self.exchange_sets)
+
+    @cached_property
+    def exchange_sets(self) -> Tensor:
+        """The edges that each single exchange moves: BoolTensor [exchange, edge]."""
+        nodes = torch.stack([self.out_of(node) for node in self.circuit_nodes])
+        return torch.cat([self._single_edges[self.interchange_edges], nodes])
 
     @cached_property
     def outside_sets(self) -> Tensor:
@@ -94,8 +95,11 @@ class EdgeSpace:
 
         BoolTensor [set, edge].
         """
-        single = torch.eye(self.n_edges, dtype=torch.bool, device=self.device)
-        return torch.cat([single, self.outside_node_edges, ~self.in_circuit[None]])
+        return torch.cat([self._single_edges, self.outside_node_edges, ~self.in_circuit[None]])
+
+    @property
+    def _single_edges(self) -> Tensor:
+        return torch.eye(self.n_edges, dtype=torch.bool, device=self.device)
 
     def outside_set(self, section: Section, name: str) -> int:
         """Place in `outside_sets` of what an entry of a certificate's section replaced."""
@@ -143,10 +147,7 @@ class InterventionDraw:
 
     def exchanged_edges(self, exchanges: Tensor) -> Tensor:
         """The edges that exchanges move: LongTensor [row] -> BoolTensor [row, edge]."""
-        space = self.space
-        single = torch.zeros(len(space.interchange_edges), space.n_edges, dtype=torch.bool, device=space.device)
-        single[torch.arange(len(single)), space.interchange_edges] = True
-        return torch.cat([single, space.node_edges])[exchanges]
+        return self.space.exchange_sets[exchanges]
 
     def outside(self, rows: int, generator: torch.Generator) -> Tensor:
         """Sets of edges outside the circuit, one a row: [row, edge]."""

@@ -62,6 +62,8 @@ class Job:
     cost: float = 0.0
     """How long a step takes, in no unit: longer cases start first."""
     attempts: dict[int, Attempt] = field(default_factory=dict)
+    certificates: dict[int, Certificate] = field(default_factory=dict)
+    """Those of finished attempts, by seed, each read once."""
     accepted: bool = False
     starts: int = 0
     """Starts of the current attempt."""
@@ -100,8 +102,17 @@ class Job:
                     ledger.forget(name, attempt.seed)
             for seed in self.seeds:
                 if is_finished(self.run_folder(seed)):
-                    self._enter(ledger, read_attempt(self.run_folder(seed)))
+                    self._enter(ledger, self.read(seed))
             self._choose(ledger)
+
+    def read(self, seed: int) -> Attempt:
+        """The finished attempt that lies in a seed's folder."""
+        return read_attempt(self.run_folder(seed), self._certificate(seed))
+
+    def _certificate(self, seed: int) -> Certificate:
+        if seed not in self.certificates:
+            self.certificates[seed] = load_certificate_file(self.run_folder(seed))
+        return self.certificates[seed]
 
     def record(self, attempt: Attempt) -> Attempt:
         """Enter an attempt into the ledger; returns it as it stands there."""
@@ -115,7 +126,7 @@ class Job:
         self.attempts[attempt.seed] = attempt
         self.starts = 0
         if attempt.status == "finished":
-            self.accepted |= self.accepts(load_certificate_file(self.run_folder(attempt.seed)))
+            self.accepted |= self.accepts(self._certificate(attempt.seed))
 
     def _choose(self, ledger: Ledger) -> None:
         """Of all finished attempts of the recipe the best counts; of equals the first."""
@@ -123,7 +134,7 @@ class Job:
         for attempt in ledger.attempts(name):
             if attempt.status != "finished" or not is_finished(self.run_folder(attempt.seed)):
                 continue
-            certificate = load_certificate_file(self.run_folder(attempt.seed))
+            certificate = self._certificate(attempt.seed)
             accepted = self.accepts(certificate)
             if rank is None or (accepted > rank[0]) or (accepted == rank[0] and better(certificate, rank[1])):
                 best, rank = attempt.seed, (accepted, certificate)
@@ -338,7 +349,7 @@ class _Training:
         """Record what has come of an attempt, unless it is to be started again."""
         match ending.how:
             case "finished":
-                attempt = read_attempt(job.run_folder(task.seed))
+                attempt = job.read(task.seed)
             case "failed":
                 job.error = ending.error
                 attempt = Attempt(task.seed, "failed", error=ending.error)

@@ -237,7 +237,7 @@ class Measurement:
         for pairs in batches:
             predicted = changes_output(self.case, Pairs(*(part.cpu() for part in pairs)), varying).sum(1).tolist()
             changed = [0] * len(varying)
-            for run in PairRun.of(self.case, self.high_level, self.model, pairs).by_base_length():
+            for run in self._runs([pairs]):
                 patcher = EdgePatcher(self.model, run.base, run.base_padding)
                 for row, edge in enumerate(varying):
                     logits = patcher.logits(edge, run.source.senders[self.space.config.edge_places[edge][1]])

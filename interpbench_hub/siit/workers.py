@@ -88,15 +88,12 @@ class Backend(Protocol):
 
 
 def run_task(task: Task, report: Callable[[Event], None]) -> Ending:
-    """Train as a task says, with one torch thread; `KeyboardInterrupt` makes it save its state and end."""
+    """Train as a task says; `KeyboardInterrupt` makes it save its state and end."""
     try:
         for module in task.imports:
             import_module(module)
-        import torch
-
         from interpbench_hub.cases import get_case
 
-        torch.set_num_threads(1)
         try:
             case = get_case(task.case)
         except UnknownNameError as error:
