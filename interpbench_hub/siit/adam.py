@@ -1,9 +1,14 @@
-"""Adam (Kingma and Ba 2015) on one vector of parameters: a handful of operations a step, whatever it holds."""
+"""Adam (Kingma and Ba 2015) on one vector of parameters: a handful of operations a step, whatever it holds.
+
+With an `Eigenbasis` it is SOAP (Vyas et al. 2024): the same Adam, run in a basis that follows the gradients.
+"""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from interpbench_hub.siit.eigenbasis import Eigenbasis
 
 
 @dataclass
@@ -23,11 +28,30 @@ class Adam:
         return Adam(self.parameters.clone(), self.first_moment.clone(), self.second_moment.clone())
 
     @torch.no_grad()
-    def step(self, gradient: Tensor, rate: float, number: int, betas: tuple[float, float], norm: float) -> None:
-        """Update number `number` (from 1) at a learning rate; `gradient` is scaled down, in place, to `norm`."""
+    def step(
+        self,
+        gradient: Tensor,
+        rate: float,
+        number: int,
+        betas: tuple[float, float],
+        norm: float,
+        basis: Eigenbasis | None = None,
+    ) -> None:
+        """Update number `number` (from 1) at a learning rate; `gradient` is scaled down, in place, to `norm`.
+
+        In a basis, the second moments are those of the gradient as it lies in the basis at the time.
+        """
         first, second = betas
         gradient.mul_((norm / gradient.norm().clamp(min=1e-12)).clamp(max=1.0))
         self.first_moment.lerp_(gradient, 1 - first)
+        direction = self.first_moment
+        if basis is not None:
+            basis.follow(gradient, number)
+            gradient, direction = basis.into(torch.stack([gradient, direction]))
         self.second_moment.mul_(second).addcmul_(gradient, gradient, value=1 - second)
         scale = (self.second_moment / (1 - second**number)).sqrt_().add_(1e-8)
-        self.parameters.addcdiv_(self.first_moment, scale, value=-rate / (1 - first**number))
+        if basis is None:
+            self.parameters.addcdiv_(direction, scale, value=-rate / (1 - first**number))
+        else:
+            update = basis.out_of(direction.div_(scale)[None])[0]
+            self.parameters.add_(update, alpha=-rate / (1 - first**number))

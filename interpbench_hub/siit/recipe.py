@@ -38,8 +38,8 @@ class Recipe:
     probe_weight: float = 1.0
     """Weight of the probes' loss; it falls with the learning rate and is 0 in a cool-down."""
     learning_rate: float = 3e-3
-    """Peak learning rate of Adam."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    """Peak learning rate of Adam, which runs in the basis of `Eigenbasis`."""
+    betas: tuple[float, float] = (0.95, 0.95)
     """Decay rates of Adam's moments."""
     gradient_norm: float = 1.0
     """The gradient is scaled down to this norm."""

@@ -22,6 +22,7 @@ from interpbench_hub.cases.pairs import seeded
 from interpbench_hub.certificate import GRADES, Ablation, Certificate, Entry, Section
 from interpbench_hub.siit.adam import Adam
 from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
+from interpbench_hub.siit.eigenbasis import Eigenbasis
 from interpbench_hub.siit.interventions import EdgeSpace
 from interpbench_hub.siit.measure import QuickCheck, quick_check
 from interpbench_hub.siit.pair_run import OutputReader
@@ -58,6 +59,7 @@ class Trainer:
         self.device = torch.device(device)
         self.model = Transformer(config, seed=seeded("weights", case.id, seed), device=self.device)
         self.probes = Probes(case, config, seed=seeded("probes", case.id, seed), device=self.device)
+        self.basis = Eigenbasis(config.parameter_shapes, self.device)
         self.space = EdgeSpace(case, config)
         self.reader = OutputReader(case, self.device)
         variables = tuple(variable.name for variable in self.probes.variables) if recipe.probe_weight else ()
@@ -76,6 +78,8 @@ class Trainer:
             next_check=recipe.check_after(0),
             model=Adam.of(self.model.flat.data),
             probes=Adam.of(self.probes.flat.data),
+            averages=self.basis.averages,
+            bases=self.basis.bases,
             average=self.model.flat.data.clone(),
             exchange_losses=torch.ones(n_exchanges),
             exchange_weights=torch.ones(n_exchanges),
@@ -90,6 +94,7 @@ class Trainer:
         for mine, saved in ((self.model.flat, state.model), (self.probes.flat, state.probes)):
             mine.data.copy_(saved.parameters)
             saved.parameters = mine.data
+        self.basis.averages, self.basis.bases = state.averages, state.bases
         self.state = state
         # The block under way is drawn again: a state between two blocks still has the losses its worst are chosen by.
         self._block = self._drawn((state.step - 1) // BLOCK_STEPS) if state.step else None
@@ -177,7 +182,7 @@ class Trainer:
         gradient.zero_()
         loss.backward()
         number, rate = state.step + 1, recipe.rate(state.step, state.cooling_from)
-        state.model.step(gradient, rate, number, recipe.betas, recipe.gradient_norm)
+        state.model.step(gradient, rate, number, recipe.betas, recipe.gradient_norm, self.basis)
         if with_probes:
             assert self.probes.flat.grad is not None
             state.probes.step(self.probes.flat.grad, rate, number, recipe.betas, recipe.gradient_norm)

@@ -31,6 +31,9 @@ class TrainingState:
     """Step after which the model is looked at next."""
     model: Adam
     probes: Adam
+    averages: Tensor
+    bases: Tensor
+    """Of the `Eigenbasis` in which the model's Adam runs."""
     average: Tensor
     """Running average of the model's parameters, which is what checks look at."""
     exchange_losses: Tensor
@@ -89,7 +92,7 @@ class TrainingState:
                 plain = json.loads(file.metadata()["state"])
                 # Draws are made on the CPU, wherever the model is.
                 parts: dict[str, Any] = {name: file.get_tensor(name).cpu() for name in _TENSORS}
-                parts["average"] = parts["average"].to(device)
+                parts |= {name: parts[name].to(device) for name in ("average", "averages", "bases")}
                 for name in _OPTIMISED:
                     parts[name] = Adam(*(file.get_tensor(f"{name}.{part.name}") for part in fields(Adam)))
                 is_replaying = any(name.startswith("replayed.") for name in file.keys())  # noqa: SIM118
@@ -102,7 +105,7 @@ class TrainingState:
             ) from error
 
 
-_TENSORS = ("average", "exchange_losses", "exchange_weights", "pair_losses")
+_TENSORS = ("averages", "bases", "average", "exchange_losses", "exchange_weights", "pair_losses")
 _OPTIMISED = ("model", "probes")
 
 
