@@ -16,8 +16,8 @@ from typing import Any
 from interpbench_hub.certificate import GRADES, Certificate
 from interpbench_hub.checkpoint import CheckpointConfig, load_certificate_file, load_config
 from interpbench_hub.constants import CERTIFICATE_FILE
-from interpbench_hub.hub import COLLECTION, load_manifest
 from interpbench_hub.loader import load_case
+from interpbench_hub.manifest import COLLECTION, load_manifest
 
 README = Path(__file__).with_name("README.md")
 BEGIN = "<!-- begin: the table of benchmarks/collection.py -->"

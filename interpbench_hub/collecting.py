@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interpbench_hub import manifest
 from interpbench_hub.certificate import GRADES, Grade
-from interpbench_hub.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from interpbench_hub.checkpoint import Checkpoint, CheckpointConfig, load_checkpoint, save_checkpoint
 from interpbench_hub.constants import ATTEMPTS_FILE
 from interpbench_hub.errors import CheckpointError
-from interpbench_hub.hub import COLLECTION, write_manifest
 
 if TYPE_CHECKING:
     from interpbench_hub.siit.attempts import Ledger
 
-_ID_OF_RECIPE = {"edge-siit": "{case}", "siit": "{case}_siit", "behaviour": "{case}_natural"}
+_SUFFIX_OF_RECIPE = {"edge-siit": "", "siit": "_siit", "behaviour": "_natural"}
 
 
 def bundle(folder: str | Path, collection: str | Path | None = None) -> Path:
@@ -25,11 +25,11 @@ def bundle(folder: str | Path, collection: str | Path | None = None) -> Path:
     from interpbench_hub.siit.attempts import Ledger
 
     checkpoint = _certified(folder)
-    target = Path(collection) if collection is not None else COLLECTION
-    place = target / model_id(checkpoint)
+    target = Path(collection) if collection is not None else manifest.COLLECTION
+    place = target / model_id(checkpoint.config)
     attempts = _attempts(Ledger.load(Path(folder).absolute().parent), checkpoint)
     save_checkpoint(checkpoint, place)
-    write_manifest(target, {place.name: attempts})
+    manifest.write_manifest(target, {place.name: attempts})
     return place
 
 
@@ -41,7 +41,7 @@ def bundle_all(runs: str | Path, collection: str | Path | None = None, *, least:
     """
     from interpbench_hub.siit.attempts import Ledger, run_folder
 
-    runs, target = Path(runs), Path(collection) if collection is not None else COLLECTION
+    runs, target = Path(runs), Path(collection) if collection is not None else manifest.COLLECTION
     ledgers = [Ledger.load(path.parent) for path in sorted(runs.glob(f"*/{ATTEMPTS_FILE}"))]
     if not ledgers:
         raise CheckpointError(
@@ -55,18 +55,28 @@ def bundle_all(runs: str | Path, collection: str | Path | None = None, *, least:
             if chosen is None or GRADES.index(chosen.grade or "none") > GRADES.index(least):
                 continue
             checkpoint = _certified(run_folder(runs, ledger.case, recipe, chosen.seed))
-            name = model_id(checkpoint)
+            name = model_id(checkpoint.config)
             attempts[name] = _attempts(ledger, checkpoint)
             save_checkpoint(checkpoint, target / name)
     if attempts:
-        write_manifest(target, attempts)
+        manifest.write_manifest(target, attempts)
     return [target / name for name in attempts]
 
 
-def model_id(checkpoint: Checkpoint) -> str:
+def model_id(config: CheckpointConfig) -> str:
     """The id of a model in the collection, by its case and recipe."""
-    config = checkpoint.config
-    return _ID_OF_RECIPE.get(config.provenance.recipe, "{case}_" + config.provenance.recipe).format(case=config.case)
+    recipe = config.provenance.recipe
+    return config.case + _SUFFIX_OF_RECIPE.get(recipe, f"_{recipe}")
+
+
+def case_of(model_id: str) -> str:
+    """Id of the case that a model with this id was trained for.
+
+    >>> case_of("case_3"), case_of("case_3_siit")
+    ('case_3', 'case_3')
+    """
+    suffix = next((suffix for suffix in _SUFFIX_OF_RECIPE.values() if suffix and model_id.endswith(suffix)), "")
+    return model_id.removesuffix(suffix)
 
 
 def _certified(folder: str | Path) -> Checkpoint:

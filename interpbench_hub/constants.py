@@ -27,3 +27,6 @@ UNDEFINED = "<undefined>"
 
 DISTRIBUTION = "interpbench-hub"
 """Name under which the package is installed."""
+
+LIBRARY_NAME = DISTRIBUTION
+"""What published repositories call the library that loads them, which is also their tag on the Hub."""

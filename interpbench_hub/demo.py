@@ -58,23 +58,10 @@ def _row(values: list) -> str:
 
 def _verify(console: Console, case, folder) -> None:
     from interpbench_hub.checkpoint import load_checkpoint
-    from interpbench_hub.siit.machine import one_thread
-    from interpbench_hub.siit.measure import Measurement
-    from interpbench_hub.transformer import Transformer
+    from interpbench_hub.verification import sample
 
-    checkpoint = load_checkpoint(folder)
-    transformer = Transformer(checkpoint.config.transformer)
-    transformer.load_state_dict(checkpoint.weights)
     started = time.perf_counter()
-    measurement = Measurement(case, transformer, seed=random.randrange(2**31))
-    with one_thread():
-        for measure in (
-            measurement.aggregates,
-            measurement.interchange,
-            measurement.node_strict,
-            measurement.edge_strict,
-        ):
-            measure(measurement.sampled(LIVE_PAIRS, "demo"))
+    measurement = sample(case, load_checkpoint(folder), n_pairs=LIVE_PAIRS, seed=random.randrange(2**31))
     seconds = time.perf_counter() - started
     console.print(
         f"Verified just now, on {LIVE_PAIRS} fresh random pairs an entry ({seconds:.1f} s), worst of each kind:",

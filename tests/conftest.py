@@ -2,10 +2,14 @@
 
 import atexit
 import os
+import shutil
 import signal
+import socket
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ os.environ["HF_HOME"] = _hf_home.name
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from interpbench_hub import manifest  # noqa: E402
 from interpbench_hub.certificate import Certificate, Effect, Entry  # noqa: E402
 from interpbench_hub.checkpoint import (  # noqa: E402
     Checkpoint,
@@ -31,7 +36,9 @@ from interpbench_hub.checkpoint import (  # noqa: E402
     weights_sha256,
 )
 from interpbench_hub.circuit import Circuit, Edge, Node, Role  # noqa: E402
+from interpbench_hub.constants import CIRCUIT_FILE, CONFIG_FILE  # noqa: E402
 from interpbench_hub.transformer import Transformer, TransformerConfig  # noqa: E402
+from tests.fake_hub import FakeHub  # noqa: E402
 
 # Who starts the tests in the background of a script leaves Ctrl-C ignored, here and in all processes the tests start;
 # tests of interruptions need it as it is at a terminal.
@@ -134,3 +141,63 @@ def certified_folder(tmp_path: Path, checkpoint: Checkpoint, make_certificate: C
     folder = save_checkpoint(checkpoint, tmp_path / "certified")
     certificate = make_certificate(weights_sha256=weights_sha256(folder))
     return save_checkpoint(Checkpoint(checkpoint.config, checkpoint.weights, checkpoint.circuit, certificate), folder)
+
+
+@pytest.fixture
+def fake_hub(certified_folder: Path) -> Iterator[FakeHub]:
+    """A Hub on this machine that holds the certified folder as someone/model."""
+    fake = FakeHub()
+    fake.files = {path.name: path.read_bytes() for path in certified_folder.iterdir()}
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def options(fake_hub: FakeHub, tmp_path: Path) -> dict[str, Any]:
+    """What `resolve` needs to fetch the small files of someone/model from there."""
+    return {"files": (CONFIG_FILE, CIRCUIT_FILE), "endpoint": fake_hub.url, "cache_dir": tmp_path / "cache"}
+
+
+@pytest.fixture
+def hub_of_the_library(fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    """The Hub on this machine in place of the one that is asked where no other is named."""
+    from huggingface_hub import constants
+
+    # Both, as if HF_ENDPOINT had been set when the library was imported.
+    monkeypatch.setattr(constants, "ENDPOINT", fake_hub.url)
+    template = fake_hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    return fake_hub
+
+
+@pytest.fixture
+def collection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, certified_folder: Path, checkpoint: Checkpoint) -> Path:
+    """A bundled collection of two models in place of the package's own."""
+    folder = tmp_path / "collection"
+    folder.mkdir()
+    shutil.copytree(certified_folder, folder / "case_30")
+    save_checkpoint(checkpoint, folder / "case_4")
+    manifest.write_manifest(folder)
+    monkeypatch.setattr(manifest, "COLLECTION", folder)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def within() -> Callable[[float], AbstractContextManager[None]]:
+    """`with within(5):` fails if its block takes longer than five seconds."""
+
+    @contextmanager
+    def limit(seconds: float) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        assert time.monotonic() - start < seconds
+
+    return limit
+
+
+@pytest.fixture
+def silent_endpoint() -> Iterator[str]:
+    """A port of this machine that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"

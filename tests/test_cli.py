@@ -1,12 +1,13 @@
-"""The command line: what it prints, where it stops, what it leaves behind."""
+"""The command line, above all its commands that train, certify and bundle."""
 
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from typer.testing import CliRunner
 
 from interpbench_hub import cli, siit
 from interpbench_hub.cases import list_cases
@@ -14,12 +15,10 @@ from interpbench_hub.cases.case import Tier
 from interpbench_hub.checkpoint import load_checkpoint
 from interpbench_hub.collecting import bundle
 from interpbench_hub.errors import CheckpointError
-from interpbench_hub.hub import COLLECTION, load_manifest
 from interpbench_hub.siit import measure
 from interpbench_hub.siit.attempts import Attempt, open_ledger, read_attempt
 from interpbench_hub.siit.jobs import Outcome
-
-runner = CliRunner()
+from tests.commands import call, main
 
 
 @pytest.fixture
@@ -30,52 +29,35 @@ def small_certificates(monkeypatch):
     monkeypatch.setattr(measure, "MAX_EXHAUSTIVE_PAIRS", 0)
 
 
-def call(*arguments: object) -> tuple[int, str]:
-    result = runner.invoke(cli.app, [str(argument) for argument in arguments])
-    return result.exit_code, result.output
-
-
-def main(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
-    """The entry point itself, which turns our errors into one line and an exit code."""
-    monkeypatch.setattr(sys, "argv", ["interpbench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    printed = capsys.readouterr()
-    return int(stop.value.code or 0), printed.out, printed.err
-
-
-def test_list_shows_every_case_and_filters_by_tier():
-    code, everything = call("list")
-    assert code == 0
-    assert "case_3 " in everything
-    assert "case_131" in everything
-    code, some = call("list", "--tier", "elementwise")
-    assert code == 0
-    assert "case_8 " in some
-    assert "multi-head" not in some
-
-
-def test_list_bundled_shows_only_what_comes_along():
-    code, text = call("list", "--bundled")
-    assert code == 0
-    # A long task goes on in the next line, without an id at its head.
-    shown = {line.split()[0] for line in text.splitlines()[1:] if line and not line.startswith(" ")}
-    assert shown == {case.id for case in list_cases()} & set(load_manifest()["models"])
-
-
-@pytest.mark.parametrize("name", ["case_3", "interpbench/case_3"])
-def test_show_prints_program_circuit_and_certificate(name):
-    code, text = call("show", name)
-    assert code == 0
-    for part in ("frac", "embed->m0", "varying", "grade path"):
-        assert part in text
-
-
 def test_errors_are_one_line_with_exit_code_1(monkeypatch, capsys):
     code, out, error = main(monkeypatch, capsys, "train", "case_300")
     assert (code, out) == (1, "")
     assert "unknown case 'case_300'; nearest:" in error
     assert "Traceback" not in error
+
+
+def test_what_users_typed_is_printed_as_it_is(monkeypatch, capsys):
+    # Not as markup of the console's own, which a closing tag without an opening one would break.
+    for name in ("[/red]", "[bold]x", "a\nb"):
+        code, out, error = main(monkeypatch, capsys, "show", name)
+        assert (code, out) == (1, "")
+        assert error.startswith("error: ") and error.count("\n") == 1
+        assert name.replace("\n", "\\n") in error
+
+
+def test_help_names_every_command_and_comes_at_once():
+    code = "import sys; from interpbench_hub.cli import main; sys.argv = ['interpbench', '--help']; main()"
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        times.append(time.perf_counter() - start)
+        for command in ("list", "show", "card", "demo", "download", "verify", "train", "certify", "bundle"):
+            assert f" {command} " in text
+    assert min(times) < 1
+    heavy = "print({'torch', 'scipy', 'numpy', 'huggingface_hub', 'transformer_lens'} & set(sys.modules))"
+    code = f"import sys, interpbench_hub.cli; {heavy}"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_train_certify_and_bundle(tmp_path, monkeypatch, small_certificates):
@@ -243,14 +225,3 @@ def test_bundling_needs_a_certificate(tmp_path, small_certificates):
 def test_the_node_level_recipe_is_bundled_under_its_own_id(tmp_path, small_certificates):
     call("train", "case_3", "--out", tmp_path / "run", "--recipe", "siit", "--max-steps", 10)
     assert bundle(tmp_path / "run", tmp_path / "collection").name == "case_3_siit"
-
-
-def test_demo_runs_on_the_bundled_model():
-    code, text = call("demo")
-    assert code == 0
-    for part in ("interpbench/case_3", "model", "program", "a1.h0->logits", "grade path", "Verified just now"):
-        assert part in text
-
-
-def test_the_collection_is_the_packages_own():
-    assert COLLECTION.joinpath("manifest.json").is_file()

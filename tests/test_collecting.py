@@ -12,7 +12,7 @@ from interpbench_hub.certificate import Entry
 from interpbench_hub.checkpoint import Checkpoint, load_config, save_checkpoint, weights_digest
 from interpbench_hub.collecting import bundle, bundle_all
 from interpbench_hub.errors import CheckpointError
-from interpbench_hub.hub import load_manifest, write_manifest
+from interpbench_hub.manifest import load_manifest, write_manifest
 from interpbench_hub.siit.attempts import Attempt, open_ledger, read_attempt, run_folder
 
 FAILS = {"path": {}, "node": {"complement": (Entry("all", "zero", 2000, 1900),)}}

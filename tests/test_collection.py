@@ -10,8 +10,9 @@ import torch
 from scipy.stats import binomtest
 
 from interpbench_hub.certificate import THRESHOLD, TOLERANCE
-from interpbench_hub.hub import COLLECTION, list_models, load_manifest
+from interpbench_hub.hub import list_models
 from interpbench_hub.loader import load_case, load_certificate, load_circuit, load_model
+from interpbench_hub.manifest import COLLECTION, load_manifest
 
 VECTORS = Path(__file__).parent / "data" / "vectors"
 CERTIFIED = [name for name in list_models() if not name.endswith(("_siit", "_natural"))]

@@ -20,8 +20,8 @@ from transformer_lens import HookedTransformer
 from interpbench_hub.cases import Case
 from interpbench_hub.certificate import ABLATIONS, THRESHOLD, TOLERANCE, Certificate
 from interpbench_hub.circuit import Circuit, Edge, Node
-from interpbench_hub.hub import load_manifest
 from interpbench_hub.loader import load_case, load_certificate, load_circuit, load_model
+from interpbench_hub.manifest import load_manifest
 from tests.hooked import Senders, all_edges_of, interchange, interchange_node, senders_of
 from tests.slow_model import AMBIGUOUS, SlowModel
 

@@ -15,7 +15,18 @@ import torch
 
 import interpbench_hub
 from interpbench_hub import checkpoint as checkpoint_module
-from interpbench_hub import drawing, hub, load_certificate, load_circuit, load_model, loader, validation
+from interpbench_hub import (
+    collecting,
+    drawing,
+    hub,
+    load_certificate,
+    load_circuit,
+    load_model,
+    loader,
+    manifest,
+    validation,
+    verification,
+)
 from interpbench_hub.cases import get_case
 from interpbench_hub.checkpoint import Vocab, load_checkpoint, save_checkpoint
 from interpbench_hub.constants import CERTIFICATE_FILE, CIRCUIT_FILE, CONFIG_FILE, WEIGHTS_FILE
@@ -166,8 +177,8 @@ def test_circuit_certificate_and_case_come_with_the_model(certified_folder):
 
 def test_bundled_models_are_loaded_by_id(monkeypatch, tmp_path, certified_folder):
     certified_folder.rename(tmp_path / "case_77")
-    hub.write_manifest(tmp_path)
-    monkeypatch.setattr(hub, "COLLECTION", tmp_path)
+    manifest.write_manifest(tmp_path)
+    monkeypatch.setattr(manifest, "COLLECTION", tmp_path)
     monkeypatch.chdir("/")
     for name in ("case_77", "interpbench/case_77"):
         assert load_model(name)(torch.zeros(1, 4, dtype=torch.long)).shape == (1, 4, 1)
@@ -258,7 +269,9 @@ def test_every_public_name_is_documented():
         assert (getattr(interpbench_hub, name).__doc__ or "").strip(), name
 
 
-@pytest.mark.parametrize("module", [validation, checkpoint_module, hub, loader, drawing])
+@pytest.mark.parametrize(
+    "module", [validation, checkpoint_module, hub, manifest, loader, drawing, collecting, verification]
+)
 def test_the_examples_in_the_docstrings_run(module):
     results = doctest.testmod(module)
     assert results.attempted > 0

@@ -1,82 +1,17 @@
-"""The command line, `interpbench`: thin commands over the public functions, with tables and progress."""
+"""Commands that train models, certify them and fill the collection."""
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from interpbench_hub.certificate import Grade
-from interpbench_hub.constants import NAMESPACE
-from interpbench_hub.errors import InterpBenchError
+from interpbench_hub.cli.common import Device, Seed, Tier, app, case_id, errors, print_text
 from interpbench_hub.training_table import TrainingTable, check_text, summary
-
-app = typer.Typer(
-    help="Small transformers with known circuits, certified edge by edge.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-console = Console()
-errors = Console(stderr=True)
-
-Tier = Literal["elementwise", "single-head", "multi-head", "deep"]
-
-
-def _case_id(text: str) -> str:
-    """Models are published as interpbench/<case>; whoever types that means the case."""
-    return text.removeprefix(f"{NAMESPACE}/")
-
-
-CaseId = Annotated[str, typer.Argument(metavar="CASE", help="A case's id, such as case_3.", callback=_case_id)]
-Seed = Annotated[int, typer.Option(help="What all random draws start from.")]
-Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")]
-
-
-@app.command("list")
-def list_(
-    tier: Annotated[Tier | None, typer.Option(help="Only cases of this tier.")] = None,
-    bundled: Annotated[bool, typer.Option("--bundled", help="Only cases whose trained model comes along.")] = False,
-) -> None:
-    """List the cases: what they compute, how many heads and edges their circuits have, which models come along."""
-    from interpbench_hub.cases import list_cases
-    from interpbench_hub.hub import load_manifest
-
-    models = load_manifest()["models"]
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading, justify in (("case", "left"), ("task", "left"), ("tier", "left"), ("heads", "right")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    table.add_column("edges", justify="right")
-    table.add_column("model")
-    for case in list_cases(**({"tier": tier} if tier else {})):
-        if bundled and case.id not in models:
-            continue
-        grade = models[case.id]["grade"] if case.id in models else ""
-        edges = str(len(case.high_level.circuit))
-        table.add_row(case.id, case.description, case.tier, str(case.n_attention_heads), edges, grade)
-    console.print(table)
-
-
-@app.command()
-def show(case_id: CaseId) -> None:
-    """Show a case: its task, program, circuit and, if its model comes along, the certificate."""
-    from interpbench_hub.cases import get_case
-    from interpbench_hub.hub import load_manifest
-    from interpbench_hub.loader import load_certificate, load_circuit
-
-    case = get_case(case_id)
-    is_bundled = case.id in load_manifest()["models"]
-    console.print(f"[bold]{case.id}[/bold]  {case.description}", highlight=False)
-    print_text(f"\n{case.program}\n")
-    print_text(str(load_circuit(case.id) if is_bundled else case.circuit))
-    if is_bundled:
-        print_text(f"\n{load_certificate(case.id)}")
 
 
 @app.command()
@@ -120,7 +55,7 @@ def train(
     side by side: each case gets one seed after another until a model is good enough, and <out>/<case>/attempts.json
     lists them. The exit status is 1 if an error or a crash left a case without one.
     """
-    ids = [_case_id(text) for text in case_ids or ()]
+    ids = [case_id(text) for text in case_ids or ()]
     if bool(ids) == (all_ or tier is not None):
         raise typer.BadParameter("name one case or more, or give --all or --tier (but not both)")
     many = {"workers": workers, "attempts": attempts, "accept": accept, "backend": backend}
@@ -142,12 +77,12 @@ def _import(modules: list[str] | None) -> None:
     import_modules(modules or ())
 
 
-def _train_one(case_id: str, **options: Any) -> None:
+def _train_one(case: str, **options: Any) -> None:
     from interpbench_hub.loader import load_certificate
     from interpbench_hub.siit import train as run
 
-    with _resumable(), _TrainingBar(case_id) as bar:
-        folder = run(case_id, report=bar.report, **options)
+    with _resumable(), _TrainingBar(case) as bar:
+        folder = run(case, report=bar.report, **options)
     print_text(str(load_certificate(folder)))
     print_text(f"checkpoint in {folder}")
 
@@ -213,30 +148,6 @@ def bundle(
         print_text(f"bundled {place}")
 
 
-@app.command()
-def demo() -> None:
-    """Load the bundled case 3, run it, show its circuit and verify a part of its certificate live."""
-    from interpbench_hub.demo import run_demo
-
-    run_demo(console)
-
-
-def print_text(text: str) -> None:
-    """Text as it is: no markup, no colours, no wrapping of its own."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def main() -> None:
-    """Entry point: errors of this package print as one line, without a traceback."""
-    try:
-        app()
-    except InterpBenchError as error:
-        errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
 @contextmanager
 def _resumable() -> Iterator[None]:
     try:
@@ -260,9 +171,9 @@ def _bar(*columns: TextColumn) -> Progress:
 class _TrainingBar:
     """A live line for one run: step; losses of behaviour, circuit and outside; worst node, edge and complement."""
 
-    def __init__(self, case_id: str) -> None:
+    def __init__(self, case: str) -> None:
         self._bar = _bar(TextColumn("{task.fields[losses]}"), TextColumn("{task.fields[worst]}"))
-        self._task = self._bar.add_task(case_id, total=None, losses="", worst="")
+        self._task = self._bar.add_task(case, total=None, losses="", worst="")
 
     def __enter__(self) -> "_TrainingBar":
         return self
