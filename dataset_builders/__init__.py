@@ -4,6 +4,7 @@
     folder = build_dataset("case_3", "datasets")
 
 or `python -m dataset_builders build case_3 --out datasets`, then `datasets.load_dataset("datasets", "case_3")`.
+`circuits` makes the dataset of all circuits, `landing` the card that introduces the collection.
 """
 
 from typing import TYPE_CHECKING, Any

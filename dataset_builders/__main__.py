@@ -1,5 +1,7 @@
-"""The command line: `python -m dataset_builders build case_3 --out DIR`."""
+"""The command line: `python -m dataset_builders build case_3 --out DIR`, `python -m dataset_builders circuits`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from dataset_builders.circuits import write_circuits
 from dataset_builders.folders import build_datasets
 from dataset_builders.settings import DEFAULT_ROWS
 from interpbench_hub.errors import InterpBenchError, SettingError
@@ -30,14 +33,31 @@ def build(
 ) -> None:
     """Build the datasets of some cases, or of all; what is finished is skipped."""
     console = Console()
-    try:
+    with _errors_explained():
         ids = _ids(cases or [], every)
         built = _with_progress(console, ids, out, workers, rows, seed)
+    skipped = len(ids) - built
+    console.print(f"built {built}, skipped {skipped} that were finished: {escape(str(out))}", soft_wrap=True)
+
+
+@app.command()
+def circuits(
+    out: Annotated[Path, typer.Option(help="Folder to write the tables and their card to.")] = Path("circuits"),
+) -> None:
+    """Write the circuits of the bundled models as tables, with the card that introduces the collection."""
+    with _errors_explained():
+        folder = write_circuits(out)
+    Console().print(f"wrote {escape(str(folder))}", soft_wrap=True)
+
+
+@contextmanager
+def _errors_explained() -> Iterator[None]:
+    """Ends the command with the message of an error of ours, without a traceback."""
+    try:
+        yield
     except InterpBenchError as error:
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
         raise typer.Exit(1) from error
-    skipped = len(ids) - built
-    console.print(f"built {built}, skipped {skipped} that were finished: {escape(str(out))}", soft_wrap=True)
 
 
 def _ids(cases: list[str], every: bool) -> list[str]:

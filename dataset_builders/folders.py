@@ -1,20 +1,20 @@
 """Folders of datasets: `<out>/<case>/<split>-00000-of-00001.parquet`, a card in each folder and one over all.
 
-Owns how files are written (whole or not at all), how a build finds out what is finished, and builds of many cases.
-Imports what is heavy where it is used, so that the command line starts quickly.
+Owns how a build finds out what is finished, and builds of many cases. Imports what is heavy where it is used, so that
+the command line starts quickly.
 """
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset_builders.files import partial_path, remove_partial_files, usable_folder, write_whole
 from dataset_builders.settings import DEFAULT_ROWS, check_settings
-from interpbench_hub.constants import CARD_FILE
+from interpbench_hub.constants import CARD_FILE, NAMESPACE
 from interpbench_hub.errors import SettingError
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ FORMAT = 2
 GENERATED = "<!-- Written by dataset_builders; a build writes it anew. -->"
 """Stands in every card, so that no other README is overwritten."""
 _RECORD = b"interpbench"
-_PARTIAL = ".{name}.{process}.partial"
 
 
 def build_dataset(case: "Case | str", out: str | Path, *, seed: int = 0, rows: Sequence[int] = DEFAULT_ROWS) -> Path:
@@ -46,7 +45,7 @@ def build_dataset(case: "Case | str", out: str | Path, *, seed: int = 0, rows: S
     ['README.md', 'test-00000-of-00001.parquet']
     """
     check_settings(rows, seed)
-    folder, _ = _build_case(case, _usable(out), seed, rows)
+    folder, _ = _build_case(case, usable_folder(out, GENERATED, "datasets"), seed, rows)
     write_folder_card(out)
     return folder
 
@@ -67,7 +66,7 @@ def build_datasets(
         raise SettingError(f"workers {workers} is less than 1; give the number of processes to build in")
     for case_id in case_ids:
         get_case(case_id)
-    folder = _usable(out)
+    folder = usable_folder(out, GENERATED, "datasets")
     try:
         if workers == 1:
             for case_id in case_ids:
@@ -85,7 +84,26 @@ def write_folder_card(out: str | Path) -> None:
 
     found = [records for path in sorted(Path(out).iterdir()) if path.is_dir() and (records := _records(path))]
     if found:
-        _write_text(Path(out) / CARD_FILE, folder_card(found))
+        write_whole(Path(out) / CARD_FILE, folder_card(found))
+
+
+def dataset_files(folder: str | Path, *, namespace: str = NAMESPACE) -> dict[str, bytes]:
+    """The files of a built case's repository `<namespace>/<case id>` on the Hub, by their paths in it.
+
+    Raises `SettingError` for a folder that holds no finished dataset.
+    """
+    from dataset_builders.card import case_card
+    from interpbench_hub.cases import get_case
+
+    folder = Path(folder)
+    records = _records(folder)
+    if records is None or not (folder / CARD_FILE).exists():
+        raise SettingError(f"{str(folder)!r} holds no finished dataset of a case; build it first")
+    card = case_card(get_case(records["train"]["case"]), records, namespace=namespace)
+    return {
+        CARD_FILE: card.encode(),
+        **{split_file(split): (folder / split_file(split)).read_bytes() for split in records},
+    }
 
 
 def split_file(split: str) -> str:
@@ -124,28 +142,29 @@ def _one_thread() -> Iterator[None]:
 @_one_thread()
 def _build_case(case: "Case | str", out: Path, seed: int, rows: Sequence[int]) -> tuple[Path, bool]:
     """Builds what is missing of a case; its folder, and whether anything was missing."""
+    from dataset_builders.card import case_card
     from interpbench_hub.cases import get_case
     from interpbench_hub.cases.pairs import SPLITS
 
     case = get_case(case) if isinstance(case, str) else case
-    folder = _usable(out / case.id)
+    folder = usable_folder(out / case.id, GENERATED, "datasets")
     settings = {"format": FORMAT, "case": case.id, "digest": case_digest(case), "seed": seed, "rows": list(rows)}
     missing: list[Split] = [split for split in SPLITS if not _is_built(folder / split_file(split), settings)]
     card = folder / CARD_FILE
-    if not missing and card.exists():
-        return folder, False
-    from dataset_builders.card import case_card
-
-    # Without its card a folder is unfinished, also while files of two seeds lie side by side.
-    card.unlink(missing_ok=True)
-    for stale in folder.glob(_PARTIAL.format(name="*", process="*")):
-        stale.unlink(missing_ok=True)
-    for split in missing:
-        _write_split(case, split, folder / split_file(split), settings)
+    is_finished = not missing and card.exists()
+    if not is_finished:
+        # Without its card a folder is unfinished, also while files of two seeds lie side by side.
+        card.unlink(missing_ok=True)
+        remove_partial_files(folder)
+        for split in missing:
+            _write_split(case, split, folder / split_file(split), settings)
     records = _records(folder)
     assert records is not None
-    _write_text(card, case_card(case, records))
-    return folder, True
+    text = case_card(case, records)
+    # What a card says changes more often than the rows, so that of a finished dataset is brought up to date.
+    if not is_finished or card.read_text(encoding="utf-8") != text:
+        write_whole(card, text)
+    return folder, not is_finished
 
 
 def _is_built(path: Path, settings: dict[str, Any]) -> bool:
@@ -161,7 +180,7 @@ def _write_split(case: "Case", split: "Split", path: Path, settings: dict[str, A
     from interpbench_hub.cases.pairs import SPLITS
 
     pairs = CounterfactualPairs(case, split, seed=settings["seed"])
-    partial = path.with_name(_PARTIAL.format(name=path.name, process=os.getpid()))
+    partial = partial_path(path)
     try:
         schema = features(case).arrow_schema
         with pq.ParquetWriter(partial, schema, compression="zstd", write_page_index=True) as writer:
@@ -206,32 +225,6 @@ def case_digest(case: "Case") -> str:
     edges = [(str(edge), edge.kind) for edge in case.circuit]
     what = (case.id, case.vocab, case.min_len, case.max_len, case.causal, variables, edges, inputs, outputs)
     return hashlib.sha256(repr(what).encode()).hexdigest()
-
-
-# -- files -------------------------------------------------------------------------------------------------------------
-
-
-def _usable(folder: str | Path) -> Path:
-    """The folder, made if need be; refuses one whose README is not ours."""
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise SettingError(f"out {str(folder)!r} is a file; give a folder to write datasets to")
-    card = folder / CARD_FILE
-    if card.exists() and GENERATED not in card.read_text(encoding="utf-8"):
-        raise SettingError(
-            f"{str(card)!r} was not written by a build of datasets and would be overwritten; choose another folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(_PARTIAL.format(name=path.name, process=os.getpid()))
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 # -- many cases --------------------------------------------------------------------------------------------------------

@@ -1,16 +1,20 @@
-"""Generate what is generated under docs/: the table of cases and the drawing in the README.
+"""Generate what is generated: the table of cases and the README's drawing in docs/, the cards in model_cards/.
 
-python scripts/make_docs.py            write the files
+python scripts/make_docs.py            write the files, remove cards of models that are no longer there
 python scripts/make_docs.py --check    fail if they are not what they should be
 """
 
 import sys
 from pathlib import Path
 
+from dataset_builders.landing import landing_card
 from interpbench_hub import get_case, list_cases
-from interpbench_hub.hub import load_manifest
+from interpbench_hub.manifest import load_manifest
+from interpbench_hub.siit.machine import one_thread
+from model_cards.gallery import gallery, superfluous
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 
 HEAD = """# Cases
 
@@ -47,17 +51,30 @@ def case_table() -> str:
     return HEAD + "".join(rows)
 
 
+@one_thread()
 def main() -> int:
-    files = {DOCS / "cases.md": case_table(), DOCS / "case_3.svg": get_case("case_3").circuit.to_svg()}
+    cards = gallery()
+    files = {
+        DOCS / "cases.md": case_table(),
+        DOCS / "case_3.svg": get_case("case_3").circuit.to_svg(),
+        ROOT / "model_cards" / "landing_card.md": landing_card(),
+        **cards,
+    }
     stale = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    left_over = superfluous(cards)
     if "--check" in sys.argv:
         for path in stale:
-            print(f"{path.name} is stale; run python scripts/make_docs.py")
-        return int(bool(stale))
-    DOCS.mkdir(exist_ok=True)
+            print(f"{path.relative_to(ROOT)} is stale; run python scripts/make_docs.py")
+        for path in left_over:
+            print(f"{path.relative_to(ROOT)} belongs to no bundled model; run python scripts/make_docs.py")
+        return int(bool(stale or left_over))
     for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(files[path], encoding="utf-8")
-        print(f"wrote {path.name}")
+        print(f"wrote {path.relative_to(ROOT)}")
+    for path in left_over:
+        path.unlink()
+        print(f"removed {path.relative_to(ROOT)}")
     return 0
 
 
