@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from interpbench_hub.loader import load_certificate as load_certificate
     from interpbench_hub.loader import load_circuit as load_circuit
     from interpbench_hub.loader import load_model as load_model
+    from interpbench_hub.publishing import publish as publish
     from interpbench_hub.rasp.compiler import compile_to_transformer as compile_to_transformer
     from interpbench_hub.siit import certify as certify
     from interpbench_hub.siit import train as train
@@ -41,6 +42,7 @@ __all__ = [
     "load_certificate",
     "load_circuit",
     "load_model",
+    "publish",
     "train",
 ]
 
@@ -57,6 +59,7 @@ _HOME = {
     "load_certificate": "loader",
     "load_circuit": "loader",
     "load_model": "loader",
+    "publish": "publishing",
     "train": "siit",
 }
 """The module each public name comes from."""

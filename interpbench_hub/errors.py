@@ -35,6 +35,17 @@ class DownloadError(InterpBenchError, OSError):
     """The Hub could not be reached, refused, or does not hold what was asked for."""
 
 
+class PublishError(InterpBenchError, OSError):
+    """Something cannot be published: it is not whole, or the Hub refused or could not be reached."""
+
+    def __init__(self, message: str, *, wait: float | None = None, is_lost: bool = False) -> None:
+        super().__init__(message)
+        self.wait = wait
+        """Seconds after which a new try may succeed; None if it would not."""
+        self.is_lost = is_lost
+        """Whether the Hub could not be reached at all."""
+
+
 class SettingError(InterpBenchError, ValueError):
     """An option with a value it cannot take (a device that does not exist, a negative step count)."""
 

@@ -1,0 +1,123 @@
+"""Who publishes, and how the Hub is spoken to: one token, one namespace, patience with a Hub that is busy."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NoReturn, TypeVar
+
+from interpbench_hub.constants import DISTRIBUTION
+from interpbench_hub.errors import PublishError
+from interpbench_hub.hub_errors import first_line, watched
+from interpbench_hub.publishing.plan import Remote
+
+WAITS = (1.0, 4.0, 16.0)
+"""Seconds between tries when the Hub is busy or fails, unless it says how long to wait."""
+LONGEST_WAIT = 60.0
+"""Seconds beyond which we do not wait, even if the Hub asks for it: the next call goes on where this one stopped."""
+
+_CONFLICTS = (409, 412)
+"""HTTP statuses of what somebody else has just changed."""
+
+T = TypeVar("T")
+
+
+class Account:
+    """A token's access to one namespace of the Hub.
+
+    Raises `PublishError`, within ten seconds, if the Hub cannot be reached or the token may not write there; a reader
+    needs no token.
+    """
+
+    def __init__(self, namespace: str, token: str | None, endpoint: str | None, *, is_reader: bool = False) -> None:
+        from huggingface_hub import HfApi, get_token
+
+        from interpbench_hub import __version__
+
+        self.namespace = namespace
+        token = token or get_token()
+        self.api = HfApi(endpoint, token or False, library_name=DISTRIBUTION, library_version=__version__)
+        if token is None and not is_reader:
+            raise PublishError(
+                f"no access token to publish to {namespace!r} with; run `hf auth login`, or set HF_TOKEN to a token "
+                "that may write there (https://huggingface.co/settings/tokens)"
+            )
+        if token is not None:
+            self._check(self._translated(lambda: watched(self.api.whoami)), is_reader)
+
+    def _check(self, who: dict, is_reader: bool) -> None:
+        names = [who["name"], *(org["name"] for org in who.get("orgs", []))]
+        if is_reader:
+            return
+        if self.namespace not in names:
+            raise PublishError(
+                f"the token is {who['name']}'s, who may publish to {', '.join(names)}, but not to {self.namespace!r}; "
+                "give one of these as namespace, or another token"
+            )
+        if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise PublishError(
+                f"the token of {who['name']} may only read; make one that may write at "
+                "https://huggingface.co/settings/tokens"
+            )
+
+    def read(self, kind: str, repo_id: str) -> Remote | None:
+        """A repository as it is on the Hub; None if there is none."""
+        return self.patiently(lambda: Remote.read(self.api, kind, repo_id))
+
+    def patiently(self, do: Callable[[], T]) -> T:
+        """What `do` returns, called anew after a while if the Hub is busy, fails, or has just been changed.
+
+        `do` must start from what the Hub has, each time.
+        """
+        for wait in WAITS:
+            try:
+                return self._translated(do)
+            except PublishError as error:
+                if error.wait is None or error.wait > LONGEST_WAIT:
+                    raise
+                time.sleep(max(wait, error.wait))
+        return self._translated(do)
+
+    def _translated(self, do: Callable[[], T]) -> T:
+        """What `do` returns; what goes wrong with the Hub as a `PublishError`."""
+        import httpx2  # the HTTP client of huggingface_hub, whose errors it lets through
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+        try:
+            return do()
+        except HfHubHTTPError as error:
+            status, wait = error.response.status_code, None
+            if status == 429 or status >= 500 or status in _CONFLICTS:
+                asked = error.response.headers.get("Retry-After", "0")
+                wait = float(asked) if asked.isdigit() else 0.0
+            raise PublishError(
+                f"{_MEANINGS.get(status, 'the Hub refused')} (HTTP {status}: {_reason(error)})", wait=wait
+            ) from error
+        except (httpx2.TransportError, TimeoutError) as error:
+            text = f"the Hub cannot be reached ({first_line(error)}); check the network and call again: it goes on"
+            raise PublishError(text, is_lost=True) from error
+        except OfflineModeIsEnabled as error:
+            raise PublishError("HF_HUB_OFFLINE is set; unset it to publish", is_lost=True) from error
+        except RuntimeError as error:
+            # So the library wraps what goes wrong in its threads, while large files are uploaded.
+            if not isinstance(error.__cause__, Exception):
+                raise
+            return self._translated(partial(_raise, error.__cause__))
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
+_MEANINGS = {
+    401: "the token is not valid",
+    403: "the token may not do this",
+    404: "it is not there any more",
+    409: "somebody else has just changed it",
+    412: "somebody else has just changed it",
+    429: "the Hub refuses more requests for now",
+}
+
+
+def _reason(error: Exception) -> str:
+    message = getattr(error, "server_message", None)
+    return next(iter(message.splitlines()), "") if message else first_line(error)
