@@ -1,5 +1,7 @@
 """Patience with the Hub: what is tried again, after how long, and what is said when it does not help."""
 
+import json
+
 import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
@@ -59,11 +61,19 @@ def test_what_may_pass_is_tried_four_times_with_growing_waits(reader, waits, sta
 def test_the_hub_may_ask_for_a_longer_wait_but_not_for_a_shorter_one_or_hours(reader, waits):
     asked = [refusal(429, {"Retry-After": seconds}) for seconds in ("30", "2", "0")]
     assert reader.patiently(Attempts(*asked)) == "done"
-    assert waits == [30, 4, 16]
+    # A second more than asked for, in case it was rounded.
+    assert waits == [31, 4, 16]
     attempts = Attempts(refusal(429, {"Retry-After": "3600"}))
-    with pytest.raises(PublishError, match="the Hub refuses more requests for now"):
+    with pytest.raises(PublishError, match="the Hub refuses more requests for now") as refused:
         reader.patiently(attempts)
-    assert attempts.count == 1
+    assert attempts.count == 1 and refused.value.is_busy
+
+
+def test_the_wait_that_the_hub_asks_for_in_its_own_header_is_kept(reader, waits):
+    used_up = refusal(429, {"RateLimit": '"api";r=0;t=287', "RateLimit-Policy": '"fixed window";"api";q=1000;w=300'})
+    something_else = refusal(429, {"RateLimit": '"api";r=12;t=287'})
+    assert reader.patiently(Attempts(used_up, something_else)) == "done"
+    assert waits == [288, 4]
 
 
 def test_a_date_to_wait_for_counts_as_no_number(reader, waits):
@@ -90,10 +100,52 @@ def test_a_lost_connection_is_not_waited_for(reader, waits):
     assert lost.value.is_lost and attempts.count == 1
 
 
+def test_a_connection_that_was_there_is_waited_for(reader, waits):
+    assert reader.patiently(Attempts()) == "done"
+    assert reader.patiently(Attempts(httpx2.ReadTimeout("too long"), ConnectionResetError("reset"))) == "done"
+    assert waits == [1, 4]
+    with pytest.raises(PublishError, match=r"the Hub cannot be reached \(too long\)") as lost:
+        reader.patiently(Attempts(*[httpx2.ReadTimeout("too long")] * 4))
+    assert lost.value.is_lost
+
+
+def test_a_page_of_html_instead_of_an_answer_is_tried_again(reader, waits):
+    unreadable = json.JSONDecodeError("Expecting value", "<html>", 0)
+    assert reader.patiently(Attempts(unreadable)) == "done"
+    with pytest.raises(PublishError, match=r"the Hub's answer cannot be read \(Expecting value"):
+        reader.patiently(Attempts(*[unreadable] * 4))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("Invalid metadata in README.md.\n- no such licence"),
+        PermissionError("no such licence"),
+        RuntimeError("no such licence"),
+        httpx2.TooManyRedirects("no such licence"),
+    ],
+)
+def test_whatever_else_the_library_raises_is_an_error_about_one_repository(reader, waits, error):
+    with pytest.raises(PublishError, match=rf"it could not be sent \({type(error).__name__}: .*no such licence\)"):
+        reader.patiently(Attempts(error))
+    assert waits == []
+
+
 def test_errors_of_uploading_threads_are_looked_into(reader, waits):
     wrapped = RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
     wrapped.__cause__ = refusal(503)
     assert reader.patiently(Attempts(wrapped)) == "done"
     assert waits == [1.0]
-    with pytest.raises(RuntimeError, match="of our own"):
-        reader.patiently(Attempts(RuntimeError("of our own")))
+
+
+@pytest.mark.parametrize("kind", ["user", "org"])
+def test_a_fine_grained_token_may_publish_to_what_it_is_about(reader, kind):
+    scope = {"entity": {"type": kind, "name": "interpbench"}, "permissions": ["repo.write"]}
+    model = {"entity": {"type": "model", "name": "elsewhere/x"}, "permissions": ["repo.write"]}
+    token = {"role": "fineGrained", "fineGrained": {"global": [], "scoped": [model, scope]}}
+    # The Hub may leave organisations out of `orgs` for such tokens.
+    who = {"name": "owner", "orgs": [], "auth": {"accessToken": token}}
+    reader._check(who, is_reader=False)
+    reader.namespace = "elsewhere"
+    with pytest.raises(PublishError, match="owner's, who may publish to owner, interpbench, but not to 'elsewhere'"):
+        reader._check(who, is_reader=False)

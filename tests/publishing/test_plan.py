@@ -44,6 +44,7 @@ def test_a_change_is_the_difference_between_here_and_there(here, there, large, t
 @given(here=contents)
 def test_a_repository_that_is_not_there_is_new(here):
     change = Change.of(repository(here), None, "v1")
+    assert change.summary == ""
     assert (change.state, set(change.added), change.deleted, change.moves_tag) == ("new", set(here), (), False)
 
 

@@ -289,11 +289,47 @@ def test_one_repository_that_fails_does_not_keep_the_others_from_being_published
     assert_published(hub, collection, data)
 
 
-def test_what_the_hub_asks_to_wait_for_longer_than_a_minute_is_left_to_the_next_call(hub, put):
+def test_what_the_hub_asks_to_wait_for_longer_than_minutes_is_left_to_the_next_call(hub, put, collection, data):
     hub.fail("/api/models/interpbench/case_10/commit", status=429, headers={"Retry-After": "3600"}, times=None)
-    failed = [outcome for outcome in put() if outcome.status == "failed"]
-    assert len(failed) == 1
-    assert "refuses more requests for now (HTTP 429" in failed[0].detail
+    outcomes = put()
+    # In the order of publishing, case_3 is the second model.
+    assert [outcome.what for outcome in outcomes if outcome.status == "created"][:2] == [
+        "model interpbench/bigram_share",
+        "model interpbench/case_3",
+    ]
+    refused, *rest = [outcome for outcome in outcomes if outcome.status == "failed"]
+    assert "refuses more requests for now (HTTP 429" in refused.detail
+    assert len(rest) == 4 and all("not tried" in outcome.detail for outcome in rest)
+    hub.heal()
+    put()
+    assert_published(hub, collection, data)
+
+
+def test_what_the_storage_raises_is_the_failure_of_one_repository(hub, put, monkeypatch):
+    """With xet, errors of sending large files are those of another library."""
+    from huggingface_hub import HfApi
+
+    send = HfApi.create_commit
+
+    def refuse(api, repo_id, *given, **options):
+        if repo_id == "interpbench/case_10":
+            raise PermissionError("CAS: access denied")
+        return send(api, repo_id, *given, **options)
+
+    monkeypatch.setattr(HfApi, "create_commit", refuse)
+    failed = {outcome.what: outcome.detail for outcome in put() if outcome.status == "failed"}
+    assert failed.keys() == {"model interpbench/case_10", "dataset interpbench/case_10"}
+    assert "it could not be sent (PermissionError: CAS: access denied)" in failed["model interpbench/case_10"]
+
+
+def test_a_manifest_of_another_version_is_refused(hub, put, collection, monkeypatch):
+    """Else those who load that version would have what we publish now checked against it."""
+    text = (collection / "manifest.json").read_text()
+    version = json.loads(text)["package_version"]
+    (collection / "manifest.json").write_text(text.replace(f'"package_version": "{version}"', '"package_version": "9"'))
+    with pytest.raises(PublishError, match=r"manifest of the bundled models is of version 9, the package of 0\."):
+        put()
+    assert hub.requests == []
 
 
 def test_without_a_connection_the_rest_is_not_tried(hub, put, collection, data):
@@ -375,9 +411,9 @@ publish(data=sys.argv[2], token="hf_owner", endpoint=sys.argv[3])
 def test_a_publisher_that_is_killed_is_taken_up_by_the_next(hub, put, collection, data, path, handled):
     """`handled`: it is killed after the Hub has done what it asked for, but before it hears of it."""
     command = [sys.executable, "-c", SCRIPT, str(collection), str(data), hub.url]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    hub.before(path, call=process.kill, after=1, times=1, handled=handled)
-    process.wait(timeout=120)
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        hub.before(path, call=process.kill, after=1, times=1, handled=handled)
+        process.wait(timeout=120)
     assert process.returncode == -9
     hub.heal()
     assert set(hub.repositories()) <= EVERYTHING
