@@ -36,8 +36,8 @@ def bundle(folder: str | Path, collection: str | Path | None = None) -> Path:
 def bundle_all(runs: str | Path, collection: str | Path | None = None, *, least: Grade = "none") -> list[Path]:
     """Put the chosen model of every case and recipe in a folder of runs into a collection; returns their places there.
 
-    Models of a grade lower than `least` are left out. Raises `CheckpointError` if there is no ledger of attempts in
-    the folder, or for a checkpoint that is not whole.
+    Models of a grade lower than `least` are left out; comparison twins are not, to fall short is what they are for.
+    Raises `CheckpointError` if there is no ledger of attempts in the folder, or for a checkpoint that is not whole.
     """
     from interpbench_hub.siit.attempts import Ledger, run_folder
 
@@ -52,7 +52,10 @@ def bundle_all(runs: str | Path, collection: str | Path | None = None, *, least:
     for ledger in ledgers:
         for recipe in ledger.recipes:
             chosen = ledger.chosen(recipe)
-            if chosen is None or GRADES.index(chosen.grade or "none") > GRADES.index(least):
+            if chosen is None:
+                continue
+            is_twin = recipe != "edge-siit"
+            if not is_twin and GRADES.index(chosen.grade or "none") > GRADES.index(least):
                 continue
             checkpoint = _certified(run_folder(runs, ledger.case, recipe, chosen.seed))
             name = model_id(checkpoint.config)

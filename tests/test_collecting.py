@@ -68,12 +68,15 @@ def test_the_chosen_attempt_of_every_case_and_recipe_is_bundled(leave, tmp_path)
     assert attempts(collection, "case_3_siit") == [listed(0, "node", chosen=True)]
 
 
-def test_models_of_a_lower_grade_can_be_left_out(leave, tmp_path):
-    leave(0, "path", is_chosen=True)
+def test_models_of_a_lower_grade_can_be_left_out_but_for_comparison_twins(leave, tmp_path):
+    leave(0, "node", is_chosen=True)
     leave(0, "node", recipe="siit", is_chosen=True)
     collection = tmp_path / "collection"
-    assert [place.name for place in bundle_all(tmp_path / "runs", collection, least="edge")] == ["case_3"]
-    assert list(load_manifest(collection)["models"]) == ["case_3"]
+    assert [place.name for place in bundle_all(tmp_path / "runs", collection, least="edge")] == ["case_3_siit"]
+    assert list(load_manifest(collection)["models"]) == ["case_3_siit"]
+    leave(1, "path", is_chosen=True)
+    places = bundle_all(tmp_path / "runs", collection, least="edge")
+    assert [place.name for place in places] == ["case_3", "case_3_siit"]
 
 
 def test_a_folder_without_ledgers_is_refused(tmp_path):

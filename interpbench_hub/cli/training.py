@@ -16,9 +16,7 @@ from interpbench_hub.training_table import TrainingTable, check_text, summary
 
 @app.command()
 def train(
-    case_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[CASE...]", help="Ids of cases, such as case_3.")
-    ] = None,
+    case_ids: Annotated[list[str] | None, typer.Argument(metavar="CASE", help="Ids of cases, such as case_3.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Train every case.")] = False,
     tier: Annotated[Tier | None, typer.Option(help="Train every case of this tier.")] = None,
     out: Annotated[
@@ -135,7 +133,9 @@ def bundle(
     runs: Annotated[
         Path | None, typer.Option("--from", help="The folder of runs, runs if left out; means --all.")
     ] = None,
-    least: Annotated[Grade, typer.Option(help="With --all: leave out models of a lower grade.")] = "none",
+    least: Annotated[
+        Grade, typer.Option(help="With --all: leave out models of a lower grade, but for comparison twins.")
+    ] = "none",
 ) -> None:
     """Put certified checkpoints into the bundled collection and renew its manifest."""
     from interpbench_hub.collecting import bundle as put

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from interpbench_hub.collecting import case_of
 from interpbench_hub.manifest import natural_order
 from interpbench_hub.publishing.repositories import CIRCUITS, Repository
 
@@ -67,5 +68,4 @@ class CollectionChange:
 def _order(repository: Repository) -> tuple[bool, list[tuple[int, str]], str]:
     """The circuits first, then each case's models and data side by side."""
     name = repository.id.partition("/")[2]
-    case = name.removesuffix("_siit").removesuffix("_natural")
-    return (name != CIRCUITS, natural_order(case), f"{repository.kind == 'dataset'} {name}")
+    return (name != CIRCUITS, natural_order(case_of(name)), f"{repository.kind == 'dataset'} {name}")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from interpbench_hub import manifest
 from interpbench_hub.checkpoint import load_checkpoint
+from interpbench_hub.collecting import case_of
 from interpbench_hub.constants import CARD_FILE, NAMESPACE
 from interpbench_hub.errors import CheckpointError, InterpBenchError, SettingError, unknown_name
 from interpbench_hub.hub_errors import first_line
@@ -79,7 +80,7 @@ def chosen_models(names: Sequence[str] | None) -> list[str]:
         given = name.removeprefix(f"{NAMESPACE}/")
         if given not in models:
             raise unknown_name("model", name, models, hint="only bundled models are published")
-        chosen |= dict.fromkeys(model for model in models if model in (given, f"{given}_siit", f"{given}_natural"))
+        chosen |= dict.fromkeys(model for model in models if given in (model, case_of(model)))
     return list(chosen)
 
 
@@ -94,7 +95,7 @@ def makers(
     made: dict[str, Callable[[], Repository]] = {}
     for model in models:
         made[f"model {model}"] = partial(model_repository, model, namespace)
-    for case in dict.fromkeys(map(_case_of, models)):
+    for case in dict.fromkeys(map(case_of, models)):
         made[f"dataset {case}"] = partial(dataset_repository, case, namespace, data)
     if with_circuits:
         made[f"dataset {CIRCUITS}"] = partial(circuits_repository, namespace)
@@ -219,12 +220,6 @@ def checked_namespace(namespace: str) -> str:
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
-
-
-def _case_of(model: str) -> str:
-    from interpbench_hub.checkpoint import load_config
-
-    return load_config(manifest.COLLECTION / model).case
 
 
 def _description(case: str) -> str:

@@ -1,4 +1,4 @@
-"""Published, then loaded in a fresh process with an empty cache through the public doors: `benchmarks/publishing.py`."""
+"""Published, then loaded in a fresh process with an empty cache: `benchmarks/publishing.py` on three models."""
 
 import subprocess
 import sys
