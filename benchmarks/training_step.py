@@ -38,7 +38,7 @@ from torch import Tensor
 from interpbench_hub.cases import Case, get_case
 from interpbench_hub.cases.pairs import PairSampler
 from interpbench_hub.loader import to_hooked_transformer
-from interpbench_hub.siit.interventions import EdgeSpace, InterventionDraw
+from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, EdgeSpace, InterventionDraw
 from interpbench_hub.siit.machine import hardware
 from interpbench_hub.siit.pair_run import OutputReader, to_ids
 from interpbench_hub.siit.recipe import EDGE_SIIT, Recipe
@@ -88,11 +88,12 @@ class RowDraw:
         recipe, space, n = self.recipe, self.space, self.recipe.n_pairs
         pairs = self.sampler.draw(n, number)
         generator = torch.Generator().manual_seed(number)
-        weights = torch.ones(space.n_exchanges)
-        exchanges = self.interventions.circuit(n, weights, recipe.node_share, generator)
+        n_outside, n_ablations = n * recipe.outside_groups, len(recipe.ablations)
+        exchanges = self.interventions.circuit(n, torch.ones(space.n_exchanges), recipe.node_share, generator)
         circuit = self.interventions.exchanged_edges(exchanges)
-        outside = self.interventions.outside(n * recipe.outside_groups, generator)
-        kinds = torch.randint(len(recipe.ablations), (len(outside),), generator=generator)
+        weights = torch.ones(len(OUTSIDE_SHAPES) * n_ablations)
+        drawn = self.interventions.outside_kinds(n_outside, weights, generator)
+        outside, kinds = self.interventions.outside(drawn // n_ablations, generator), drawn % n_ablations
         if shared:
             circuit, outside = (edges[::n].repeat_interleave(n, 0) for edges in (circuit, outside))
             kinds = kinds[::n].repeat_interleave(n)

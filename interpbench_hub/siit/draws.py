@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.pairs import PairSampler, seeded
-from interpbench_hub.siit.interventions import EdgeSpace, InterventionDraw
+from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, EdgeSpace, InterventionDraw
 from interpbench_hub.siit.pair_run import to_ids
 from interpbench_hub.siit.recipe import Recipe
 
@@ -45,8 +45,9 @@ class StepDraw(NamedTuple):
     """Output codes the intervened rows should give [intervened row, pos]."""
     ablations: Tensor
     """What replaces in each intervened row: its place in the recipe's ablations, -1 in circuit rows."""
-    exchanges: Tensor
-    """The circuit edge or node an intervened row exchanges, its place among the space's; -1 in outside rows."""
+    kinds: Tensor
+    """Of which kind an intervened row is: the circuit edge or node it exchanges, its place among the space's; after
+    these the shape and ablation of what it replaces outside. -1 if its loss is not kept track of."""
 
     def of_pairs(self, n_pairs: int) -> "StepDraw":
         """The same with the rows [..., row, ...] of several steps as [step, side or group, pair, ...]."""
@@ -63,15 +64,26 @@ class Draws:
         self.variables, self.device = variables, device
         self.sampler = PairSampler(case, seed=f"train {seed}", split="train", related=recipe.related_share)
         self.interventions = InterventionDraw(space)
+        n_outside_kinds = len(OUTSIDE_SHAPES) * len(recipe.ablations) if recipe.outside_level == "edge" else 0
+        self.kind_counts = (space.n_exchanges, n_outside_kinds)
+        """Kinds of circuit rows, and of outside rows."""
         self.n_replayed = int(recipe.replayed_share * recipe.n_pairs)
         """Pairs of a step that are replayed."""
+
+    def weights(self, losses: Tensor) -> Tensor:
+        """Chances of the kinds of rows [kind], given their running losses: what is still wrong is drawn more often.
+
+        Circuit rows and outside rows are weighed among themselves; no kind is ever left out.
+        """
+        parts = (part for part in losses.split(self.kind_counts) if len(part))
+        return torch.cat([part / part.mean().clamp(min=1e-12) + 0.3 for part in parts])
 
     def block(
         self, number: int, weights: Tensor, replayed: StepDraw | None, suspects: Sequence[Sequence[int]] = ()
     ) -> StepDraw:
         """The steps `number * BLOCK_STEPS` and on, [step, row, ...].
 
-        `weights` [exchange] are the chances of circuit edges and nodes; `replayed` is what `worst` chose of the last
+        `weights` [kind] are the chances of the kinds of rows; `replayed` is what `worst` chose of the last
         block; `suspects`, places among the space's outside sets and of an ablation, get a share of the rows.
         """
         block = self._fresh(number, weights, suspects)
@@ -101,19 +113,25 @@ class Draws:
         tokens, lengths = sides.flatten(0, 2), counts.flatten()
         values = self.case.high_level.run(tokens, lengths)
         codes = values[self.case.graph.output.name].unflatten(0, (steps, 2 * n_pairs))
-        exchanges = self.interventions.circuit(steps * n_circuit, weights, recipe.node_share, generator)
+        of_circuit, of_outside = weights.split(self.kind_counts)
+        exchanges = self.interventions.circuit(steps * n_circuit, of_circuit, recipe.node_share, generator)
         circuit = self.interventions.exchanged_edges(exchanges)
+        n_ablations = len(recipe.ablations)
         if recipe.outside_level == "node":
             outside = self.interventions.outside_node(steps * n_outside, generator)
+            ablations = torch.randint(n_ablations, (steps * n_outside,), generator=generator)
+            outside_kinds = torch.full_like(ablations, -1)
         else:
-            outside = self.interventions.outside(steps * n_outside, generator)
-        ablations = torch.randint(len(recipe.ablations), (steps, n_outside), generator=generator)
+            drawn = self.interventions.outside_kinds(steps * n_outside, of_outside, generator)
+            outside = self.interventions.outside(drawn // n_ablations, generator)
+            ablations, outside_kinds = drawn % n_ablations, drawn + self.space.n_exchanges
         if suspects and n_outside:
             chosen = torch.rand(steps * n_outside, generator=generator) < recipe.suspect_share
             which = torch.randint(len(suspects), (steps * n_outside,), generator=generator)
             place, kind = torch.tensor([list(suspect) for suspect in suspects]).unbind(1)
             outside = torch.where(chosen[:, None], self.space.outside_sets[place[which]], outside)
-            ablations = torch.where(chosen.view_as(ablations), kind[which].view_as(ablations), ablations)
+            ablations = torch.where(chosen, kind[which], ablations)
+            outside_kinds = outside_kinds.masked_fill(chosen, -1)
         targets = codes[:, n_pairs:].repeat(1, recipe.outside_groups, 1)
         if n_circuit:
 
@@ -138,6 +156,6 @@ class Draws:
             variables=torch.stack(probed, dim=2) if probed else codes.new_zeros(steps, 2 * n_pairs, 0, codes.shape[-1]),
             masks=masks.to(torch.float32).view(steps, n_circuit + n_outside, *masks.shape[1:]),
             targets=targets,
-            ablations=torch.cat([torch.full((steps, n_circuit), -1), ablations], dim=1),
-            exchanges=torch.cat([exchanges.view(steps, n_circuit), torch.full((steps, n_outside), -1)], dim=1),
+            ablations=torch.cat([torch.full((steps, n_circuit), -1), ablations.view(steps, n_outside)], dim=1),
+            kinds=torch.cat([exchanges.view(steps, n_circuit), outside_kinds.view(steps, n_outside)], dim=1),
         )

@@ -110,11 +110,18 @@ class EdgeSpace:
         return len(self.outside_sets) - 1
 
 
+OUTSIDE_SHAPES = ("edge", "receiver", "nodes", "edges", "all")
+"""Shapes of the sets of edges that are replaced outside the circuit: a single edge, all edges into one receiver, a
+random set of nodes, a random set of edges, everything."""
+OUTSIDE_SHARES = (0.30, 0.20, 0.15, 0.15, 0.20)
+"""Shares of these shapes as long as each has the same weight."""
+
+
 class InterventionDraw:
     """Draws interventions for training rows.
 
-    Single edges, whole receivers, nodes, random subsets and everything at once all occur: subsets alone almost never
-    isolate one edge or fill one receiver, and those are where solutions that cheat hide.
+    Outside the circuit, sets of all shapes occur: random sets alone almost never isolate one edge or fill one receiver,
+    and those are where solutions that cheat hide.
     """
 
     def __init__(self, space: EdgeSpace) -> None:
@@ -149,9 +156,18 @@ class InterventionDraw:
         """The edges that exchanges move: LongTensor [row] -> BoolTensor [row, edge]."""
         return self.space.exchange_sets[exchanges]
 
-    def outside(self, rows: int, generator: torch.Generator) -> Tensor:
-        """Sets of edges outside the circuit, one a row: [row, edge]."""
-        space, device = self.space, self.space.device
+    def outside_kinds(self, rows: int, weights: Tensor, generator: torch.Generator) -> Tensor:
+        """Of which kind each outside row is: LongTensor [row].
+
+        A kind is a shape with an ablation, `shape * n_ablations + ablation`. `weights` [kind] are multiplied by the
+        shares of the shapes; ablations have equal ones.
+        """
+        shares = torch.tensor(OUTSIDE_SHARES).repeat_interleave(len(weights) // len(OUTSIDE_SHARES))
+        return torch.multinomial(shares * weights, max(rows, 1), replacement=True, generator=generator)[:rows]
+
+    def outside(self, shapes: Tensor, generator: torch.Generator) -> Tensor:
+        """Sets of edges outside the circuit, one for each row's shape, a place in `OUTSIDE_SHAPES`: [row, edge]."""
+        space, device, rows = self.space, self.space.device, len(shapes)
 
         def rand(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator)
@@ -159,7 +175,6 @@ class InterventionDraw:
         def pick(pool: Tensor) -> Tensor:
             return pool[torch.randint(len(pool), (rows,), generator=generator)]
 
-        style = rand(rows, 1)
         pool_draw = rand(rows)
         edge = torch.where(
             pool_draw < 0.5,
@@ -175,10 +190,9 @@ class InterventionDraw:
         subset = rand(rows, len(self.outside_edges)) < rand(rows, 1)
         nodes = (subset.float() @ self.outside_edges.float()) > 0
         some = rand(rows, space.n_edges) < rand(rows, 1)
-        chosen = torch.where(style < 0.30, one, torch.ones_like(one))
-        chosen = torch.where((style >= 0.30) & (style < 0.50), whole_receiver, chosen)
-        chosen = torch.where((style >= 0.50) & (style < 0.65), nodes, chosen)
-        chosen = torch.where((style >= 0.65) & (style < 0.80), some, chosen)
+        chosen = torch.ones_like(one)
+        for shape, edges in enumerate((one, whole_receiver, nodes, some)):
+            chosen = torch.where(shapes[:, None] == shape, edges, chosen)
         return chosen & ~space.in_circuit
 
     def outside_node(self, rows: int, generator: torch.Generator) -> Tensor:

@@ -65,7 +65,7 @@ class Trainer:
         variables = tuple(variable.name for variable in self.probes.variables) if recipe.probe_weight else ()
         self.draws = Draws(case, self.space, recipe, seed, variables, self.device)
         self._block: tuple[int, StepDraw] | None = None
-        n_exchanges = self.space.n_exchanges
+        n_kinds = sum(self.draws.kind_counts)
         self.state = TrainingState(
             identity={
                 "case": case.id,
@@ -81,8 +81,8 @@ class Trainer:
             averages=self.basis.averages,
             bases=self.basis.bases,
             average=self.model.flat.data.clone(),
-            exchange_losses=torch.ones(n_exchanges),
-            exchange_weights=torch.ones(n_exchanges),
+            kind_losses=torch.ones(n_kinds),
+            kind_weights=torch.ones(n_kinds),
             pair_losses=torch.zeros(BLOCK_STEPS, recipe.n_pairs),
             replayed=None,
             suspects=[],
@@ -102,7 +102,7 @@ class Trainer:
     def _drawn(self, number: int) -> tuple[int, StepDraw]:
         """A block as its state says, with its number."""
         state = self.state
-        return number, self.draws.block(number, state.exchange_weights, state.replayed, state.drawn_suspects)
+        return number, self.draws.block(number, state.kind_weights, state.replayed, state.drawn_suspects)
 
     def step(self) -> StepLosses:
         """One step: forward, backward, update."""
@@ -141,8 +141,7 @@ class Trainer:
         number, place = divmod(state.step, BLOCK_STEPS)
         if self._block is None or self._block[0] != number:
             if place == 0:
-                # What is still wrong is drawn more often, nothing is forgotten.
-                state.exchange_weights = state.exchange_losses / state.exchange_losses.mean().clamp(min=1e-12) + 0.3
+                state.kind_weights = self.draws.weights(state.kind_losses)
                 state.drawn_suspects = state.suspects
                 if self._block is not None and self.draws.n_replayed:
                     state.replayed = self.draws.worst(self._block[1], state.pair_losses)
@@ -167,11 +166,11 @@ class Trainer:
         return torch.einsum("srpd,rp->spd", run.senders, real / real.sum(0).clamp(min=1))[:, None]
 
     def _note_losses(self, draw: StepDraw, losses: Tensor) -> None:
-        """Keep each pair's worst loss over its rows, and the running loss of every exchange."""
+        """Keep each pair's worst loss over its rows, and the running loss of every kind of row."""
         state, n_pairs = self.state, self.recipe.n_pairs
         state.pair_losses[state.step % BLOCK_STEPS] = losses.unflatten(0, (-1, n_pairs)).amax(0)
-        kept = state.exchange_losses
-        for place, loss in zip(draw.exchanges.tolist(), losses[2 * n_pairs :].tolist(), strict=True):
+        kept = state.kind_losses
+        for place, loss in zip(draw.kinds.tolist(), losses[2 * n_pairs :].tolist(), strict=True):
             if place >= 0:
                 kept[place] = 0.9 * kept[place] + 0.1 * loss
 

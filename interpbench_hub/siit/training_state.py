@@ -36,10 +36,10 @@ class TrainingState:
     """Of the `Eigenbasis` in which the model's Adam runs."""
     average: Tensor
     """Running average of the model's parameters, which is what checks look at."""
-    exchange_losses: Tensor
-    """Running loss of each single exchange of a circuit edge or node."""
-    exchange_weights: Tensor
-    """Chances of these exchanges in the block of steps that is under way."""
+    kind_losses: Tensor
+    """Running loss of each kind of intervened row: circuit edges and nodes exchanged, shapes outside by ablation."""
+    kind_weights: Tensor
+    """Chances of these kinds in the block of steps that is under way."""
     pair_losses: Tensor
     """Worst loss of each pair [step of the block, pair]."""
     replayed: StepDraw | None
@@ -105,7 +105,7 @@ class TrainingState:
             ) from error
 
 
-_TENSORS = ("averages", "bases", "average", "exchange_losses", "exchange_weights", "pair_losses")
+_TENSORS = ("averages", "bases", "average", "kind_losses", "kind_weights", "pair_losses")
 _OPTIMISED = ("model", "probes")
 
 

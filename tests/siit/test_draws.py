@@ -13,7 +13,7 @@ from interpbench_hub.cases import Case, get_case
 from interpbench_hub.cases.pairs import in_split
 from interpbench_hub.siit import RECIPES, Recipe
 from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
-from interpbench_hub.siit.interventions import EdgeSpace
+from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, EdgeSpace
 from interpbench_hub.siit.sizes import transformer_config
 
 EDGE_SIIT, SIIT, BEHAVIOUR = (RECIPES[name].changed(n_pairs=5) for name in ("edge-siit", "siit", "behaviour"))
@@ -29,8 +29,8 @@ def draws_of(case_id: str, recipe: Recipe = EDGE_SIIT, seed: int = 0) -> Draws:
 
 
 def even(draws: Draws) -> Tensor:
-    """The same chance for every exchange."""
-    return torch.ones(draws.space.n_exchanges)
+    """The same weight for every kind of row."""
+    return torch.ones(sum(draws.kind_counts))
 
 
 @cache
@@ -94,7 +94,7 @@ def test_targets_of_circuit_rows_are_those_of_each_row_alone(case_id, recipe):
     for step in range(0, BLOCK_STEPS, 3):
         for row in range(recipe.circuit_groups * N_PAIRS):
             pair, edges = row % N_PAIRS, edges_of(space, block.masks[step, row])
-            exchange = int(block.exchanges[step, row])
+            exchange = int(block.kinds[step, row])
             assert edges == exchanges[exchange]
             assert int(block.ablations[step, row]) == -1
             seen.add("edge" if exchange < n_single else "node")
@@ -128,7 +128,17 @@ def test_outside_rows_leave_the_circuit_and_the_output_alone(case_id, recipe):
         assert not edges & inside
         # A random set of edges can be empty; a node never is.
         assert edges in nodes or recipe is EDGE_SIIT
-    assert bool((block.exchanges[:, n_circuit:] == -1).all())
+    kinds = block.kinds[:, n_circuit:]
+    if recipe is SIIT:
+        assert bool((kinds == -1).all())
+    else:
+        shapes, ablations = (kinds - space.n_exchanges) // 3, (kinds - space.n_exchanges) % 3
+        assert torch.equal(ablations, block.ablations[:, n_circuit:])
+        assert shapes.unique().tolist() == list(range(len(OUTSIDE_SHAPES)))
+        everything = shapes == OUTSIDE_SHAPES.index("all")
+        assert {tuple(sorted(edges_of(space, mask))) for mask in block.masks[:, n_circuit:][everything]} == {
+            tuple(space.negatives.tolist())
+        }
     counts = torch.bincount(block.ablations[:, n_circuit:].flatten(), minlength=len(recipe.ablations))
     assert len(counts) == len(recipe.ablations)
     n_rows = BLOCK_STEPS * recipe.outside_groups * N_PAIRS
@@ -151,7 +161,7 @@ def test_any_number_of_groups_can_be_drawn(circuit_groups, outside_groups, repla
         receivers, senders = len(config.receivers), len(config.senders)
         assert part.masks.shape == (BLOCK_STEPS, n_rows * N_PAIRS, receivers, senders)
         assert part.targets.shape == (BLOCK_STEPS, n_rows * N_PAIRS, config.n_ctx - 1)
-        assert part.exchanges.shape == part.ablations.shape == (BLOCK_STEPS, n_rows * N_PAIRS)
+        assert part.kinds.shape == part.ablations.shape == (BLOCK_STEPS, n_rows * N_PAIRS)
         assert part.masks.dtype == torch.float32 and part.there.dtype == torch.bool
     assert not equal(block, again)
 
@@ -171,7 +181,8 @@ def test_edges_and_nodes_are_drawn_by_their_weights():
     draws = draws_of("case_13", EDGE_SIIT.changed(n_pairs=20, node_share=0.5))
     weights, first_node = torch.zeros_like(even(draws)), len(draws.space.interchange_edges)
     weights[1], weights[2], weights[first_node] = 3.0, 1.0, 0.01
-    counts = torch.bincount(draws.block(0, weights, None).exchanges[:, :20].flatten(), minlength=len(weights))
+    weights[draws.space.n_exchanges] = 1.0
+    counts = torch.bincount(draws.block(0, weights, None).kinds[:, :20].flatten(), minlength=len(weights))
     n_rows = BLOCK_STEPS * 20
     assert int(counts.sum()) == int(counts[1] + counts[2] + counts[first_node]) == n_rows
     assert 1.5 < float(counts[1] / counts[2]) < 6
@@ -219,7 +230,10 @@ def test_suspects_get_their_share_of_the_outside_rows(recipe):
     n_rows = BLOCK_STEPS * 80
     # Some were drawn anyway.
     assert all(-0.07 < count / n_rows - 0.5 / 3 < 0.03 for count in counts), counts
-    for name in set(StepDraw._fields) - {"masks", "ablations"}:
+    changed = block.kinds != plain.kinds
+    # Their losses say nothing about the shape they took the place of.
+    assert bool((block.kinds[changed] == -1).all()) and bool(changed.any()) == (recipe is EDGE_SIIT)
+    for name in set(StepDraw._fields) - {"masks", "ablations", "kinds"}:
         assert torch.equal(getattr(block, name), getattr(plain, name)), name
     assert torch.equal(block.masks[:, :n_circuit], plain.masks[:, :n_circuit])
     assert bool((block.ablations[:, :n_circuit] == -1).all())

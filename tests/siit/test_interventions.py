@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interpbench_hub.cases import get_case
 from interpbench_hub.circuit import POS_EMBED, Node
-from interpbench_hub.siit.interventions import EdgeSpace, InterventionDraw
+from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, OUTSIDE_SHARES, EdgeSpace, InterventionDraw
 from interpbench_hub.siit.sizes import transformer_config
 
 # One head after an MLP; one before it; two heads, values of both in one MLP; no head at all; a head that counts.
@@ -124,7 +124,7 @@ def test_a_circuit_may_leave_no_node_outside(space, monkeypatch):
     monkeypatch.setattr(whole, "outside_nodes", [])
     assert whole.outside_node_edges.shape == (0, space.n_edges)
     assert torch.equal(whole.outside_sets[-1], ~space.in_circuit)
-    rows = InterventionDraw(whole).outside(200, generator())
+    rows = InterventionDraw(whole).outside(shapes(200), generator())
     assert bool(rows.any()) and not bool((rows & space.in_circuit).any())
 
 
@@ -189,10 +189,41 @@ def test_edges_and_nodes_are_drawn_by_their_weights(space, by_node):
 def test_no_rows_can_be_drawn(space):
     draw = InterventionDraw(space)
     assert draw.exchanged_edges(draw.circuit(0, evenly(space), 0.5, generator())).shape == (0, space.n_edges)
-    assert draw.outside(0, generator()).shape == draw.outside_node(0, generator()).shape == (0, space.n_edges)
+    assert draw.outside(shapes(0), generator()).shape == draw.outside_node(0, generator()).shape == (0, space.n_edges)
 
 
 # -- drawn outside -----------------------------------------------------------------------------------------------------
+
+
+def shapes(rows: int) -> Tensor:
+    """Shapes of as many rows, by their shares."""
+    return torch.multinomial(torch.tensor(OUTSIDE_SHARES), max(rows, 1), replacement=True, generator=generator())[:rows]
+
+
+def test_kinds_outside_are_drawn_by_shares_and_weights(space):
+    weights = torch.tensor([1.0, 2.0, 0.0, *[1.0] * 12])
+    drawn = InterventionDraw(space).outside_kinds(ROWS, weights, generator())
+    chances = torch.tensor(OUTSIDE_SHARES).repeat_interleave(3) * weights
+    counts = torch.bincount(drawn, minlength=15) / ROWS
+    torch.testing.assert_close(counts, chances / chances.sum(), atol=0.015, rtol=0)
+    assert InterventionDraw(space).outside_kinds(0, weights, generator()).shape == (0,)
+
+
+@pytest.mark.parametrize("case_id", CASE_IDS)
+def test_each_shape_is_what_its_name_says(case_id):
+    space = space_of(case_id)
+    outside, draw = ~space.in_circuit, InterventionDraw(space)
+    rows = {shape: draw.outside(torch.full((200,), place), generator()) for place, shape in enumerate(OUTSIDE_SHAPES)}
+    assert bool((rows["edge"].sum(1) == 1).all())
+    assert bool((rows["all"] == outside).all())
+    for row in rows["receiver"]:
+        (receiver,) = space.receiver[row].unique()
+        assert torch.equal(row, (space.receiver == receiver) & outside)
+    for row in rows["nodes"]:
+        parts = [space.out_of(node) for node in space.outside_nodes if bool((row | ~space.out_of(node)).all())]
+        assert torch.equal(row, torch.stack(parts).any(0) if parts else torch.zeros_like(row))
+    # Other than the rest, of many sizes.
+    assert len(rows["edges"].sum(1).unique()) > 20
 
 
 class Outside(NamedTuple):
@@ -206,7 +237,7 @@ class Outside(NamedTuple):
 @cache
 def drawn_outside(case_id: str) -> Outside:
     space = space_of(case_id)
-    rows = InterventionDraw(space).outside(ROWS, generator())
+    rows = InterventionDraw(space).outside(shapes(ROWS), generator())
     return Outside(space, rows, as_rows(rows))
 
 
@@ -280,7 +311,7 @@ def test_the_generator_decides_every_draw(space):
 
     def drawn(seed: int) -> list[Tensor]:
         chance = generator(seed)
-        return [draw.circuit(50, weights, 0.5, chance), draw.outside(50, chance), draw.outside_node(50, chance)]
+        return [draw.circuit(50, weights, 0.5, chance), draw.outside(shapes(50), chance), draw.outside_node(50, chance)]
 
     torch.manual_seed(0)
     first = drawn(1)
@@ -293,6 +324,6 @@ def test_drawing_leaves_the_global_generator_alone(space):
     draw, weights = InterventionDraw(space), evenly(space)
     before = torch.get_rng_state()
     draw.circuit(5, weights, 0.5, generator())
-    draw.outside(5, generator())
+    draw.outside(shapes(5), generator())
     draw.outside_node(5, generator())
     assert torch.equal(torch.get_rng_state(), before)

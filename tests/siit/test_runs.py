@@ -252,7 +252,7 @@ def test_an_interruption_within_a_step_saves_the_state_between_two_steps(
     state = TrainingState.load(tmp_path)
     assert state is not None and state.step == 8
     expected = trainer_after(8, SHORT).state
-    for name in ("average", "exchange_losses", "exchange_weights", "pair_losses"):
+    for name in ("average", "kind_losses", "kind_weights", "pair_losses"):
         assert torch.equal(getattr(state, name), getattr(expected, name)), name
     for found, adam in ((state.model, expected.model), (state.probes, expected.probes)):
         assert all(torch.equal(getattr(found, name), tensor) for name, tensor in vars(adam).items())

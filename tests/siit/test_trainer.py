@@ -260,22 +260,22 @@ def test_an_update_is_that_of_adam_on_the_clipped_gradient_for_model_and_probes_
 
 
 @pytest.mark.parametrize("recipe", [EDGE_SIIT.changed(node_share=0.4, n_pairs=6), BEHAVIOUR.changed(n_pairs=6)])
-def test_losses_are_noted_by_pair_and_by_exchange(recipe, monkeypatch):
+def test_losses_are_noted_by_pair_and_by_kind_of_row(recipe, monkeypatch):
     trainer = trainer_of("case_13", recipe)
     drawn, losses = noted_draws(monkeypatch, trainer), noted_row_losses(monkeypatch, trainer)
-    space, running = trainer.space, torch.ones(trainer.space.n_exchanges)
+    space, running = trainer.space, torch.ones(sum(trainer.draws.kind_counts))
     of_pairs = torch.zeros(BLOCK_STEPS, 6)
     for step in range(BLOCK_STEPS + 3):
         losses.clear()
         trainer.step()
         rows = torch.cat(losses).detach()
-        for row, place in enumerate(drawn[-1].exchanges[: recipe.circuit_groups * 6].tolist()):
+        for row, place in enumerate(drawn[-1].kinds.tolist()):
             running[place] = 0.9 * running[place] + 0.1 * rows[12 + row]
         of_pairs[step % BLOCK_STEPS] = torch.stack([rows[pair::6].max() for pair in range(6)])
-        torch.testing.assert_close(trainer.state.exchange_losses, running)
+        torch.testing.assert_close(trainer.state.kind_losses, running)
         torch.testing.assert_close(trainer.state.pair_losses, of_pairs)
     assert bool((running != 1).all()) == (recipe.name == "edge-siit")
-    assert len(running) == len(space.interchange_edges) + len(space.circuit_nodes)
+    assert len(running) == len(space.interchange_edges) + len(space.circuit_nodes) + 5 * len(recipe.ablations)
 
 
 def test_a_block_is_drawn_by_the_losses_of_the_one_before(monkeypatch):
@@ -291,7 +291,7 @@ def test_a_block_is_drawn_by_the_losses_of_the_one_before(monkeypatch):
     monkeypatch.setattr(trainer.draws, "block", noting)
     for number in range(3):
         state = trainer.state
-        losses, worst = state.exchange_losses.clone(), None
+        losses, worst = state.kind_losses.clone(), None
         if number:
             worst = trainer.draws.worst(calls[-1][0], state.pair_losses.clone())
         state.suspects = [[int(trainer.space.negatives[number]), 0]]
@@ -302,7 +302,9 @@ def test_a_block_is_drawn_by_the_losses_of_the_one_before(monkeypatch):
         _, found_number, weights, replayed, suspects = calls[-1]
         assert found_number == number
         # What is still wrong is drawn more often, nothing is forgotten.
-        torch.testing.assert_close(weights, losses / losses.mean() + 0.3)
+        n_circuit = trainer.space.n_exchanges
+        for part in (slice(None, n_circuit), slice(n_circuit, None)):
+            torch.testing.assert_close(weights[part], losses[part] / losses[part].mean() + 0.3)
         assert suspects == [[int(trainer.space.negatives[number]), 0]]
         if worst is None:
             assert replayed is None

@@ -109,7 +109,7 @@ def rewrite(path: Path, tensors: Callable[[dict[str, Tensor]], Any], plain: Call
         lambda path: save_file({"average": torch.zeros(1)}, path, metadata={"state": "{"}),
         lambda path: rewrite(path, lambda held: held.pop("average"), lambda _: None),
         lambda path: rewrite(path, lambda held: held.pop("probes.first_moment"), lambda _: None),
-        lambda path: rewrite(path, lambda held: held.pop("replayed.exchanges"), lambda _: None),
+        lambda path: rewrite(path, lambda held: held.pop("replayed.kinds"), lambda _: None),
         lambda path: rewrite(path, lambda _: None, lambda data: data.pop("next_check")),
         lambda path: rewrite(path, lambda _: None, lambda data: data.update(last_attempt=3)),
     ],
