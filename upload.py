@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from huggingface_hub.utils import disable_progress_bars
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from interpbench_hub.cli.common import console, errors, print_error
 from interpbench_hub.constants import NAMESPACE
 from interpbench_hub.errors import InterpBenchError
 from interpbench_hub.publishing import Outcome, publish
-
-console = Console()
-errors = Console(stderr=True)
 
 _STEPS = {"gather": "building and checking", "compare": "comparing with the Hub", "publish": "publishing"}
 
@@ -28,7 +26,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 @app.command()
 def upload(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL...]", help="Ids of bundled models, such as case_3.")
+        list[str] | None, typer.Argument(metavar="MODEL", help="Ids of bundled models, such as case_3.")
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every bundled model.")] = False,
     namespace: Annotated[str, typer.Option(help="User or organisation on the Hub.")] = NAMESPACE,
@@ -46,6 +44,8 @@ def upload(
     """
     if bool(models) == all_:
         raise typer.BadParameter("name one model or more, or give --all (but not both)")
+    # Those of the library, two a repository, would run across ours.
+    disable_progress_bars()
     with _Bar() as bar:
         outcomes = publish(
             models or None,
@@ -70,14 +70,17 @@ class _Bar:
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> "_Bar":
-        self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+        # Stopped before it has started, it prints an empty line.
+        if self._tasks:
+            self._progress.stop()
 
     def report(self, event: dict[str, Any]) -> None:
         step = event["event"]
+        # Not before: what is wrong with the call should not stand below an empty bar.
+        self._progress.start()
         if step not in self._tasks:
             for task in self._tasks.values():
                 self._progress.update(task, completed=self._progress.tasks[task].total, what="")
@@ -107,7 +110,7 @@ def main() -> None:
     try:
         app()
     except InterpBenchError as error:
-        errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        print_error(str(error))
         sys.exit(1)
 
 

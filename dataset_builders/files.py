@@ -1,12 +1,16 @@
 """Files that are there whole or not at all, in folders whose README nobody else wrote; imports nothing heavy."""
 
-import os
+import secrets
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from interpbench_hub.constants import CARD_FILE
 from interpbench_hub.errors import SettingError
 
-_PARTIAL = ".{name}.{process}.partial"
+_PARTIAL = ".{name}.{writer}.partial"
+_STALE = 3600.0
+"""Seconds without a change after which nobody is taken to write to a file any more."""
 
 
 def usable_folder(folder: str | Path, generated: str, what: str) -> Path:
@@ -24,14 +28,16 @@ def usable_folder(folder: str | Path, generated: str, what: str) -> Path:
 
 
 def partial_path(path: Path) -> Path:
-    """Where this process writes a file until it is whole."""
-    return path.with_name(_PARTIAL.format(name=path.name, process=os.getpid()))
+    """Where to write a file until it is whole: another place each time, others may be writing the same file."""
+    return path.with_name(_PARTIAL.format(name=path.name, writer=secrets.token_hex(4)))
 
 
 def remove_partial_files(folder: Path) -> None:
     """Removes what processes that were killed have left in a folder."""
-    for stale in folder.glob(_PARTIAL.format(name="*", process="*")):
-        stale.unlink(missing_ok=True)
+    for partial in folder.glob(_PARTIAL.format(name="*", writer="*")):
+        with suppress(FileNotFoundError):  # finished, or removed by somebody else
+            if time.time() - partial.stat().st_mtime > _STALE:
+                partial.unlink()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

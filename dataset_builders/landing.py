@@ -68,6 +68,7 @@ def card_of(models: Sequence[BundledModel], *, namespace: str) -> str:
         card_data(title, _TAGS, sum(n_rows.values()), configs, default="edges"),
         generated=GENERATED,
         namespace=namespace,
+        is_own_namespace=namespace == NAMESPACE,
         repository=REPOSITORY,
         version=__version__,
         tag=version_tag(),

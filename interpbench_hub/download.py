@@ -158,7 +158,8 @@ class Download:
         if len(commits) > 1:
             raise DownloadError(f"{self.what}: changed on the Hub while being fetched; try again")
         commit = commits.pop()
-        if commit is None:
+        # It becomes the name of a folder, so it must not lead elsewhere.
+        if commit is None or _COMMIT.fullmatch(commit) is None:
             raise DownloadError(f"{self.what}: the download failed: the answer names no commit, as a Hub's does")
         store = Path(self.cache_dir or constants.HF_HUB_CACHE) / repo_folder_name(
             repo_id=self.repo_id, repo_type="model"

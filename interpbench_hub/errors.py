@@ -38,12 +38,16 @@ class DownloadError(InterpBenchError, OSError):
 class PublishError(InterpBenchError, OSError):
     """Something cannot be published: it is not whole, or the Hub refused or could not be reached."""
 
-    def __init__(self, message: str, *, wait: float | None = None, is_lost: bool = False) -> None:
+    def __init__(
+        self, message: str, *, wait: float | None = None, is_lost: bool = False, is_busy: bool = False
+    ) -> None:
         super().__init__(message)
         self.wait = wait
         """Seconds after which a new try may succeed; None if it would not."""
         self.is_lost = is_lost
         """Whether the Hub could not be reached at all."""
+        self.is_busy = is_busy
+        """Whether the Hub wants no more requests for now."""
 
 
 class SettingError(InterpBenchError, ValueError):

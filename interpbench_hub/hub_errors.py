@@ -3,7 +3,10 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from httpx2 import Response
 
 PATIENCE = 8.0
 """Seconds to wait for an answer of the Hub, and for each further piece of a body."""
@@ -27,7 +30,10 @@ def explained(error: Exception) -> str:
     if isinstance(error, GatedRepoError):
         return "access to it has to be requested on its page on the Hub; then pass token=... or run `hf auth login`"
     if isinstance(error, RepositoryNotFoundError):
-        return "the Hub has no such model, or it is private; check the name, or pass a token that may read it"
+        return (
+            "the Hub has no such model, or it is private; check the name, or pass a token that may read it (or set "
+            "HF_TOKEN)"
+        )
     if isinstance(error, RevisionNotFoundError):
         return "it has no such revision; give one of its branches, tags or full commit hashes"
     if isinstance(error, HfHubHTTPError):
@@ -38,7 +44,7 @@ def explained(error: Exception) -> str:
                 "name, or run `hf auth login`"
             )
         if status == 429:
-            wait = error.response.headers.get("Retry-After")
+            wait = asked_wait(error.response)
             return f"the Hub refuses more requests for now (HTTP 429); wait {f'{wait} s' if wait else 'a few minutes'}"
         if status >= 500:
             return f"the Hub has trouble (HTTP {status}); try again later"
@@ -56,6 +62,21 @@ def may_pass(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code == 429 or error.response.status_code >= 500
     return isinstance(error, (httpx2.TransportError, TimeoutError, OfflineModeIsEnabled))
+
+
+def asked_wait(response: "Response") -> int | None:
+    """Seconds for which the Hub asks to be left alone; None if it does not say.
+
+    huggingface.co says so in the header RateLimit, and only some of what stands before it in Retry-After.
+    """
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    asked = response.headers.get("Retry-After", "")
+    if asked.isdigit():
+        return int(asked)
+    limit = parse_ratelimit_headers(response.headers)
+    # The header is there with every answer; only a limit that is used up is a reason to wait.
+    return limit.reset_in_seconds if limit is not None and limit.remaining == 0 else None
 
 
 def first_line(error: Exception) -> str:

@@ -72,6 +72,7 @@ def test_circuits_are_chosen_by_their_edges():
     ]
     code, text = call("list", "--min-edges", 7, "--max-edges", 6)
     assert code == 2 and "no circuit has at least 7 and at most 6 edges" in text
+    assert call("list", "--min-edges", 10_000) == (0, "no case is like that; leave an option out\n")
 
 
 def test_models_are_chosen_by_the_least_grade_they_have(monkeypatch):

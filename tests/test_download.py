@@ -152,10 +152,13 @@ def test_a_cache_that_cannot_be_written_is_reported(options, tmp_path):
         ((400, {}), "the Hub answered HTTP 400"),
         ((429, {}), r"refuses more requests for now \(HTTP 429\); wait a few minutes"),
         ((429, {"Retry-After": "300"}), r"\(HTTP 429\); wait 300 s"),
+        ((429, {"RateLimit": '"resolvers";r=0;t=55'}), r"\(HTTP 429\); wait 55 s"),
+        ((429, {"RateLimit": '"resolvers";r=9;t=55'}), r"\(HTTP 429\); wait a few minutes"),
         ((500, {}), r"the Hub has trouble \(HTTP 500\); try again later"),
         ((503, {"Retry-After": "300"}), r"the Hub has trouble \(HTTP 503\)"),
         ((504, {}), r"the Hub has trouble \(HTTP 504\)"),
         ((200, {}), "the download failed: the answer names no commit"),
+        ((200, {"X-Repo-Commit": "../../elsewhere"}), "the download failed: the answer names no commit"),
     ],
 )
 def test_each_refusal_is_explained_at_once(fake_hub, tmp_path, within, failure, message):

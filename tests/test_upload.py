@@ -10,6 +10,7 @@ import pytest
 from local_hub import LocalHub
 from typer.testing import CliRunner
 
+from interpbench_hub.errors import PublishError
 from interpbench_hub.publishing import Outcome
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,21 @@ def test_outcomes_are_listed_and_what_failed_makes_the_exit_status_1(upload, mon
     assert "dataset x/case_3" not in result.output
     outcomes.pop()
     assert CliRunner().invoke(upload.app, ["--all"]).exit_code == 0
+
+
+def test_the_text_of_an_error_is_shown_as_it_is(upload, monkeypatch, capsys):
+    """Brackets are no markup, and a list of faults stays a list."""
+    text = 'nothing was published:\nmodel case_3: pip install "interpbench-hub[publish]", not [/x]'
+
+    def refuse(*given, **options):
+        raise PublishError(text)
+
+    monkeypatch.setattr(upload, "publish", refuse)
+    monkeypatch.setattr(sys, "argv", ["upload.py", "--all"])
+    with pytest.raises(SystemExit) as ended:
+        upload.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"error: {text}\n"
 
 
 @pytest.mark.parametrize("arguments", [["case_3", "--all"], ["--dry-run"]])
@@ -78,6 +94,7 @@ def test_the_script_publishes_with_the_token_of_the_environment_and_never_shows_
         )
         shown = result.stdout + result.stderr
         assert token not in shown
+        assert "LFS" not in shown, "a progress bar of the library across ours"
         if token == SECRET:
             assert result.returncode == 0, shown
             assert ("model", "me/case_3") in hub.repositories()

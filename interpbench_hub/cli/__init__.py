@@ -2,14 +2,12 @@
 
 import sys
 
-from rich.text import Text
-
 # The order in which `interpbench --help` lists the commands.
 from interpbench_hub.cli import browsing as browsing
 from interpbench_hub.cli import fetching as fetching
 from interpbench_hub.cli import training as training
 from interpbench_hub.cli.common import Tier as Tier
-from interpbench_hub.cli.common import app, errors
+from interpbench_hub.cli.common import app, print_error
 from interpbench_hub.cli.common import console as console
 from interpbench_hub.cli.common import print_text as print_text
 from interpbench_hub.errors import InterpBenchError
@@ -20,9 +18,7 @@ def main() -> None:
     try:
         app()
     except InterpBenchError as error:
-        line = " ".join(str(error).split("\n"))
-        # Not as markup: what users typed may have brackets in it.
-        errors.print(Text.assemble(("error:", "red"), f" {line}"), highlight=False, soft_wrap=True)
+        print_error(" ".join(str(error).split("\n")))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

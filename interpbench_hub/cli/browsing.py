@@ -79,6 +79,9 @@ def list_(
     if as_json:
         print_text(json.dumps([row.to_dict() for row in rows], indent=1, ensure_ascii=False))
         return
+    if not rows:
+        print_text(f"no {'model' if hub else 'case'} is like that; leave an option out")
+        return
     table = Table(box=None, header_style="bold", pad_edge=False)
     # Names are what other commands take, so they are never cut.
     longest = max((len(row.name) for row in rows), default=0)

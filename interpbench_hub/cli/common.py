@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from interpbench_hub.constants import NAMESPACE
 
@@ -33,6 +34,12 @@ def case_id(text: str) -> str:
 def print_text(text: str) -> None:
     """Text as it is: no markup, no colours, no wrapping of its own."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_error(text: str) -> None:
+    """The text of an error, as it is, on standard error."""
+    # Not as markup: what users typed may have brackets in it.
+    errors.print(Text.assemble(("error:", "red"), f" {text}"), highlight=False, soft_wrap=True)
 
 
 def named_models(names: list[str] | None, all_: bool) -> list[str]:

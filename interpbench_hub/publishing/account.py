@@ -3,17 +3,21 @@
 import time
 from collections.abc import Callable
 from functools import partial
+from json import JSONDecodeError
 from typing import NoReturn, TypeVar
 
 from interpbench_hub.constants import DISTRIBUTION
-from interpbench_hub.errors import PublishError
-from interpbench_hub.hub_errors import first_line, watched
+from interpbench_hub.errors import InterpBenchError, PublishError
+from interpbench_hub.hub_errors import asked_wait, first_line, watched
 from interpbench_hub.publishing.plan import Remote
 
 WAITS = (1.0, 4.0, 16.0)
 """Seconds between tries when the Hub is busy or fails, unless it says how long to wait."""
-LONGEST_WAIT = 60.0
-"""Seconds beyond which we do not wait, even if the Hub asks for it: the next call goes on where this one stopped."""
+LONGEST_WAIT = 330.0
+"""Seconds beyond which we do not wait, even if the Hub asks for it: the next call goes on where this one stopped.
+
+The Hub counts requests anew every five minutes, and all repositories take more than it allows in one such window.
+"""
 
 _CONFLICTS = (409, 412)
 """HTTP statuses of what somebody else has just changed."""
@@ -34,6 +38,7 @@ class Account:
         from interpbench_hub import __version__
 
         self.namespace = namespace
+        self._was_reached = False
         token = token or get_token()
         self.api = HfApi(endpoint, token or False, library_name=DISTRIBUTION, library_version=__version__)
         if token is None and not is_reader:
@@ -45,15 +50,16 @@ class Account:
             self._check(self._translated(lambda: watched(self.api.whoami)), is_reader)
 
     def _check(self, who: dict, is_reader: bool) -> None:
-        names = [who["name"], *(org["name"] for org in who.get("orgs", []))]
         if is_reader:
             return
+        access = who.get("auth", {}).get("accessToken", {})
+        names = dict.fromkeys([who["name"], *(org["name"] for org in who.get("orgs", [])), *_scope(access)])
         if self.namespace not in names:
             raise PublishError(
                 f"the token is {who['name']}'s, who may publish to {', '.join(names)}, but not to {self.namespace!r}; "
                 "give one of these as namespace, or another token"
             )
-        if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        if access.get("role") == "read":
             raise PublishError(
                 f"the token of {who['name']} may only read; make one that may write at "
                 "https://huggingface.co/settings/tokens"
@@ -66,15 +72,17 @@ class Account:
     def patiently(self, do: Callable[[], T]) -> T:
         """What `do` returns, called anew after a while if the Hub is busy, fails, or has just been changed.
 
-        `do` must start from what the Hub has, each time.
+        So it is if the connection breaks, where there was one. `do` must start from what the Hub has, each time.
         """
         for wait in WAITS:
             try:
                 return self._translated(do)
             except PublishError as error:
-                if error.wait is None or error.wait > LONGEST_WAIT:
+                may_pass = error.wait is not None or (error.is_lost and self._was_reached)
+                asked = error.wait or 0.0
+                if not may_pass or asked > LONGEST_WAIT:
                     raise
-                time.sleep(max(wait, error.wait))
+                time.sleep(max(wait, asked))
         return self._translated(do)
 
     def _translated(self, do: Callable[[], T]) -> T:
@@ -83,25 +91,42 @@ class Account:
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
         try:
-            return do()
+            result = do()
+        except InterpBenchError:
+            raise
         except HfHubHTTPError as error:
             status, wait = error.response.status_code, None
             if status == 429 or status >= 500 or status in _CONFLICTS:
-                asked = error.response.headers.get("Retry-After", "0")
-                wait = float(asked) if asked.isdigit() else 0.0
+                # One second more, for what was rounded.
+                asked = asked_wait(error.response)
+                wait = 0.0 if asked is None else asked + 1.0
             raise PublishError(
-                f"{_MEANINGS.get(status, 'the Hub refused')} (HTTP {status}: {_reason(error)})", wait=wait
+                f"{_MEANINGS.get(status, 'the Hub refused')} (HTTP {status}: {_reason(error)})",
+                wait=wait,
+                is_busy=status == 429,
             ) from error
-        except (httpx2.TransportError, TimeoutError) as error:
-            text = f"the Hub cannot be reached ({first_line(error)}); check the network and call again: it goes on"
-            raise PublishError(text, is_lost=True) from error
         except OfflineModeIsEnabled as error:
             raise PublishError("HF_HUB_OFFLINE is set; unset it to publish", is_lost=True) from error
-        except RuntimeError as error:
-            # So the library wraps what goes wrong in its threads, while large files are uploaded.
-            if not isinstance(error.__cause__, Exception):
-                raise
-            return self._translated(partial(_raise, error.__cause__))
+        except (httpx2.TransportError, TimeoutError, ConnectionError) as error:
+            text = f"the Hub cannot be reached ({first_line(error)}); check the network and call again: it goes on"
+            raise PublishError(text, is_lost=True) from error
+        except JSONDecodeError as error:
+            raise PublishError(f"the Hub's answer cannot be read ({first_line(error)})", wait=0.0) from error
+        except (httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
+            # The library wraps so what goes wrong in its threads, while large files are uploaded.
+            if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+                return self._translated(partial(_raise, error.__cause__))
+            # Storage (xet) raises these as they are, and so does the library for a card that the Hub refuses.
+            text = " ".join(str(error).split())
+            raise PublishError(f"it could not be sent ({type(error).__name__}: {text})") from error
+        self._was_reached = True
+        return result
+
+
+def _scope(access: dict) -> list[str]:
+    """Users and organisations that a fine-grained token is about: these the Hub may leave out of its user's."""
+    scoped = access.get("fineGrained", {}).get("scoped", [])
+    return [scope["entity"]["name"] for scope in scoped if scope["entity"].get("type") in ("user", "org")]
 
 
 def _raise(error: Exception) -> NoReturn:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from interpbench_hub.errors import PublishError
 from interpbench_hub.publishing.repositories import Repository
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ class Remote:
             refs = api.list_repo_refs(repo_id, repo_type=kind)
         except RepositoryNotFoundError:
             return None
-        head = next(branch.target_commit for branch in refs.branches if branch.name == "main")
+        head = next((branch.target_commit for branch in refs.branches if branch.name == "main"), None)
+        if head is None:
+            raise PublishError(f"{kind} {repo_id} has no branch main, into which everything is published; make one")
         # Read at the commit, not the branch: another publisher may be at work.
         entries = api.list_repo_tree(repo_id, recursive=True, revision=head, repo_type=kind)
         files = {
@@ -92,7 +95,9 @@ class Change:
 
     @property
     def summary(self) -> str:
-        """What is different, in a few words."""
+        """What is different, in a few words; nothing of a new repository, where everything is."""
+        if self.state == "new":
+            return ""
         if self.state == "untagged":
             return f"tag {self.tag}"
         return ", ".join((*self.added, *(f"without {name}" for name in self.deleted)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from interpbench_hub.constants import NAMESPACE
 from interpbench_hub.errors import InterpBenchError, PublishError, SettingError
-from interpbench_hub.manifest import version_tag
+from interpbench_hub.manifest import load_manifest, version_tag
 from interpbench_hub.publishing.account import Account
 from interpbench_hub.publishing.hub_collection import TITLE, CollectionChange
 from interpbench_hub.publishing.plan import Change, Remote, State
@@ -42,7 +42,7 @@ class Outcome:
     n_bytes: int = 0
     """Bytes of the files written."""
     detail: str = ""
-    """What is different, or why it failed."""
+    """What is different, if there was something before, or why it failed."""
 
 
 def publish(
@@ -83,6 +83,7 @@ def publish(
     chosen = chosen_models(models)
     if not chosen:
         raise SettingError("there is no bundled model to publish; train one and bundle it first")
+    _check_version()
     account = Account(checked_namespace(namespace), token, endpoint, is_reader=dry_run)
     with_circuits = models is None or account.read("dataset", f"{namespace}/{CIRCUITS}") is not None
     repositories = _gathered(chosen, namespace, Path(data), with_circuits, report)
@@ -122,6 +123,18 @@ def _gathered(
     return repositories
 
 
+def _check_version() -> None:
+    """Downloads of a version are checked against the manifest that names it, so none goes out under another one."""
+    from interpbench_hub import __version__
+
+    named = load_manifest()["package_version"]
+    if named != __version__:
+        raise PublishError(
+            f"nothing was published: the manifest of the bundled models is of version {named}, the package of "
+            f"{__version__}; write it anew as docs/publishing.md says under *A new version*"
+        )
+
+
 def _check_tags(changes: Sequence[Change]) -> None:
     moved = [str(change.repository) for change in changes if change.moves_tag]
     if moved:
@@ -140,12 +153,12 @@ def _published(
     for done, change in enumerate(changes):
         report({"event": "publish", "what": str(change.repository), "done": done, "total": len(changes)})
         try:
-            # Without a connection, each of the others would only be waited for in vain.
+            # Without a connection, or with a Hub that wants no more, the others would only be waited for in vain.
             if lost is not None:
                 raise PublishError(f"not tried: {lost}")
             yield _bring_up_to_date(account, change, private, move_tag)
         except PublishError as error:
-            lost = lost or (error if error.is_lost else None)
+            lost = lost or (error if error.is_lost or error.is_busy else None)
             yield Outcome(str(change.repository), "failed", detail=str(error))
 
 
@@ -166,7 +179,9 @@ def _write(api: "HfApi", repository: Repository, tag: str, private: bool, move_t
         api.create_repo(repo_id, repo_type=kind, private=private or None, exist_ok=True)
         remote = Remote.read(api, kind, repo_id)
     if remote is None:
-        raise PublishError("the Hub made the repository, but does not show it; check what the token may read")
+        raise PublishError(
+            f"the Hub made {kind} {repo_id}, but does not show it; check what the token may read", wait=0.0
+        )
     change = Change.of(repository, remote, tag)
     if change.moves_tag and not move_tag:
         raise PublishError(f"somebody has set tag {tag} in the meantime, on other content")
@@ -191,21 +206,24 @@ def _update_collection(
 ) -> list[Outcome]:
     """The Collection; nothing if there is none and none is to be made."""
     what = f"collection {account.namespace}/{TITLE}"
+    found: list[CollectionChange] = []
 
-    def work() -> Outcome | None:
+    def work() -> None:
         change = CollectionChange.read(account.api, account.namespace, repositories)
-        if change.collection is None and not may_create:
-            return None
-        if not dry_run and len(change):
+        found.append(change)
+        if not dry_run and len(change) and (change.collection is not None or may_create):
             change.apply(account.api, account.namespace, private=private)
-        status = "created" if change.collection is None else "updated" if len(change) else "unchanged"
-        return Outcome(what, status, len(change), detail=change.summary)
 
     try:
-        outcome = account.patiently(work)
+        account.patiently(work)
     except PublishError as error:
-        outcome = Outcome(what, "failed", detail=str(error))
-    return [] if outcome is None else [outcome]
+        return [Outcome(what, "failed", detail=str(error))]
+    # What there was to do at first: a second try finds only what the first one left.
+    change = found[0]
+    if change.collection is None and not may_create:
+        return []
+    status = "created" if change.collection is None else "updated" if len(change) else "unchanged"
+    return [Outcome(what, status, len(change), detail=change.summary)]
 
 
 def _outcome(change: Change) -> Outcome:

@@ -236,7 +236,9 @@ def test_the_command_writes_the_files_and_writes_them_anew(files: dict[str, byte
         assert f"wrote {out}" in done.output.replace("\n", "")
         written = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
         assert written == files
-        (out / "edges" / ".train-00000-of-00001.parquet.1.partial").write_bytes(b"of a process that was killed")
+        stale = out / "edges" / ".train-00000-of-00001.parquet.1.partial"
+        stale.write_bytes(b"of a process that was killed")
+        os.utime(stale, (0, 0))
 
 
 def test_the_command_leaves_what_others_wrote_alone(small_collection: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dataset_builders import CircuitDataset, build_dataset, columns, counterfact
 from dataset_builders.__main__ import app
 from dataset_builders.columns import features, value_type
 from dataset_builders.counterfactuals import CounterfactualPairs, edges_of_length
+from dataset_builders.files import remove_partial_files, write_whole
 from dataset_builders.folders import build_datasets, read_record, split_file
 from interpbench_hub.cases import Case, get_case, list_cases
 from interpbench_hub.cases.kinds import changes_output
@@ -450,12 +452,25 @@ def test_an_interrupted_build_leaves_no_half_file_and_is_taken_up_again(
     folder = tmp_path / "case_3"
     assert sorted(path.name for path in folder.iterdir()) == [split_file("train"), split_file("validation")]
     assert not (tmp_path / "README.md").exists()
-    (folder / f".{split_file('test')}.1.partial").write_bytes(b"of a process that was killed")
+    stale = folder / f".{split_file('test')}.1.partial"
+    stale.write_bytes(b"of a process that was killed")
+    os.utime(stale, (0, 0))
     first = (folder / split_file("train")).stat().st_mtime_ns
     assert build_dataset("case_3", tmp_path, rows=ROWS) == folder
     assert (folder / split_file("train")).stat().st_mtime_ns == first
     assert sorted(path.name for path in folder.iterdir()) == sorted(["README.md", *map(split_file, SPLITS)])
     assert (folder / split_file("test")).read_bytes() == (built("case_3") / split_file("test")).read_bytes()
+
+
+def test_those_who_write_the_same_file_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        write_whole(tmp_path / "README.md", f"{number}\n" * 1000)
+        remove_partial_files(tmp_path)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(200)))
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert len(set((tmp_path / "README.md").read_text().split())) == 1
 
 
 def test_what_is_finished_is_skipped_and_what_is_damaged_or_of_other_settings_is_built_again(tmp_path: Path) -> None:

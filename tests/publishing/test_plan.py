@@ -3,10 +3,14 @@
 import hashlib
 import subprocess
 from pathlib import Path
+from typing import cast
 
+import pytest
+from huggingface_hub import GitRefs, HfApi
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interpbench_hub.errors import PublishError
 from interpbench_hub.publishing.plan import Change, Remote
 from interpbench_hub.publishing.repositories import File, Repository
 
@@ -46,6 +50,15 @@ def test_a_repository_that_is_not_there_is_new(here):
     change = Change.of(repository(here), None, "v1")
     assert change.summary == ""
     assert (change.state, set(change.added), change.deleted, change.moves_tag) == ("new", set(here), (), False)
+
+
+def test_a_repository_without_a_main_branch_is_refused():
+    class Api:
+        def list_repo_refs(self, repo_id: str, repo_type: str) -> GitRefs:
+            return GitRefs(branches=[], converts=[], tags=[])
+
+    with pytest.raises(PublishError, match="model x/case_3 has no branch main"):
+        Remote.read(cast(HfApi, Api()), "model", "x/case_3")
 
 
 @given(content=st.binary(max_size=200))

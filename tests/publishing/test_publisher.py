@@ -269,7 +269,9 @@ def test_what_fails_in_passing_is_tried_again(hub, put, collection, data, path, 
 def test_a_lost_answer_leads_to_no_second_commit(hub, put, collection, data, path):
     """The Hub has done what it was asked to, but says that it failed."""
     hub.fail(path, method="POST", status=503, handled=True)
-    put()
+    outcomes = put()
+    assert set(statuses(outcomes).values()) == {"created"}
+    assert outcomes[-1].n_files == len(EVERYTHING)
     assert_published(hub, collection, data)
 
 
