@@ -149,16 +149,20 @@ def _check_tags(changes: Sequence[Change]) -> None:
 def _published(
     account: Account, changes: Sequence[Change], private: bool, move_tag: bool, report: Report
 ) -> Iterator[Outcome]:
-    lost = None
+    lost, in_trouble = None, 0
     for done, change in enumerate(changes):
         report({"event": "publish", "what": str(change.repository), "done": done, "total": len(changes)})
         try:
-            # Without a connection, or with a Hub that wants no more, the others would only be waited for in vain.
+            # Without a connection, or with a Hub that wants no more or fails one repository after the other, the rest
+            # would only be waited for in vain.
             if lost is not None:
                 raise PublishError(f"not tried: {lost}")
             yield _bring_up_to_date(account, change, private, move_tag)
+            in_trouble = 0
         except PublishError as error:
-            lost = lost or (error if error.is_lost or error.is_busy else None)
+            in_trouble = in_trouble + 1 if error.wait is not None else 0
+            if error.is_lost or error.is_busy or in_trouble == 2:
+                lost = lost or error
             yield Outcome(str(change.repository), "failed", detail=str(error))
 
 

@@ -346,6 +346,16 @@ def test_without_a_connection_the_rest_is_not_tried(hub, put, collection, data):
     assert_published(hub, collection, data)
 
 
+def test_a_hub_that_fails_two_repositories_in_a_row_is_given_up(hub, put, collection, data):
+    hub.fail("/commit/main$", status=503, times=None, after=1)
+    details = [outcome.detail for outcome in put() if outcome.status == "failed"]
+    assert [detail.startswith("not tried: ") for detail in details] == [False, False, *[True] * (len(EVERYTHING) - 3)]
+    assert all("HTTP 503" in detail for detail in details)
+    hub.heal()
+    put()
+    assert_published(hub, collection, data)
+
+
 def test_a_hub_that_is_not_there_is_an_error_within_ten_seconds(put):
     with pytest.raises(PublishError, match="the Hub cannot be reached"):
         put(endpoint="http://127.0.0.1:9")
