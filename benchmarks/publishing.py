@@ -62,11 +62,10 @@ def main() -> None:
     parser.add_argument("--loaded", type=int, default=20, help="how many models are loaded back")
     arguments = parser.parse_args()
     os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    sys.path.insert(0, str(ROOT / "tests"))
-
-    from local_hub import LocalHub
+    sys.path.insert(0, str(ROOT))
 
     from interpbench_hub.publishing import publish
+    from tests.local_hub import LocalHub
 
     with tempfile.TemporaryDirectory() as temporary, LocalHub(Path(temporary) / "hub", {TOKEN: "interpbench"}) as hub:
         options = {"data": arguments.data, "token": TOKEN, "endpoint": hub.url}

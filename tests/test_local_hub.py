@@ -30,7 +30,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from local_hub import LocalHub
+
+from tests.local_hub import LocalHub
 
 # huggingface_hub 2.4 sends large files, when not by xet, in a way that its own HTTP client calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")

@@ -7,11 +7,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from local_hub import LocalHub
 from typer.testing import CliRunner
 
 from interpbench_hub.errors import PublishError
 from interpbench_hub.publishing import Outcome
+from tests.local_hub import LocalHub
 
 ROOT = Path(__file__).parent.parent
 SECRET = "hf_a_very_secret_token"
@@ -88,7 +88,7 @@ def test_options_reach_publish(upload, monkeypatch):
 def test_the_script_publishes_with_the_token_of_the_environment_and_never_shows_it(tmp_path, token):
     with LocalHub(tmp_path / "hub", {SECRET: "me"}) as hub:
         environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path)}
-        command = [sys.executable, ROOT / "upload.py", "case_3", "--namespace", "me", "--data", tmp_path / "data"]
+        command = [sys.executable, ROOT / "upload.py", "case_10", "--namespace", "me", "--data", tmp_path / "data"]
         result = subprocess.run(
             command, env={"PATH": "/usr/bin:/bin", **environment}, capture_output=True, text=True, timeout=120
         )
@@ -97,7 +97,7 @@ def test_the_script_publishes_with_the_token_of_the_environment_and_never_shows_
         assert "LFS" not in shown, "a progress bar of the library across ours"
         if token == SECRET:
             assert result.returncode == 0, shown
-            assert ("model", "me/case_3") in hub.repositories()
+            assert ("model", "me/case_10") in hub.repositories()
             assert "2 created" in result.stdout
         else:
             assert result.returncode == 1

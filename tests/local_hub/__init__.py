@@ -5,7 +5,7 @@ together, not that huggingface.co takes them. It has no xet (set HF_HUB_DISABLE_
 repositories, no rate limits and no git.
 """
 
-from local_hub.hub import LocalHub
-from local_hub.journal import Request
+from tests.local_hub.hub import LocalHub
+from tests.local_hub.journal import Request
 
 __all__ = ["LocalHub", "Request"]

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from local_hub.errors import HubError, invalid_credentials
+from tests.local_hub.errors import HubError, invalid_credentials
 
 WRITING_ROLES = ("admin", "write", "contributor")
 

@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from local_hub.accounts import Account
-from local_hub.errors import HubError
-from local_hub.exchange import Answer, Call, Router
-from local_hub.store import KINDS, now, object_id
+from tests.local_hub.accounts import Account
+from tests.local_hub.errors import HubError
+from tests.local_hub.exchange import Answer, Call, Router
+from tests.local_hub.store import KINDS, now, object_id
 
 MAX_TITLE, MAX_DESCRIPTION, MAX_NOTE = 60, 150, 500
 ITEMS_IN_LISTS = 4

@@ -8,12 +8,12 @@ from email.message import Message
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode
 
-from local_hub.accounts import Account, Accounts
-from local_hub.errors import HubError, login_required
-from local_hub.store import Store
+from tests.local_hub.accounts import Account, Accounts
+from tests.local_hub.errors import HubError, login_required
+from tests.local_hub.store import Store
 
 if TYPE_CHECKING:
-    from local_hub.collection_routes import Shelf
+    from tests.local_hub.collection_routes import Shelf
 
 TRUE = ("true", "1")
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from local_hub.exchange import Answer
+from tests.local_hub.exchange import Answer
 
 # Gets None before the request is handled, afterwards the answer; what it returns is sent instead, None changes nothing.
 Effect = Callable[[Answer | None], Answer | None]

@@ -5,11 +5,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from local_hub.accounts import Accounts
-from local_hub.faults import Faults
-from local_hub.journal import Request
-from local_hub.server import Server
-from local_hub.store import Repository, Store
+from tests.local_hub.accounts import Accounts
+from tests.local_hub.faults import Faults
+from tests.local_hub.journal import Request
+from tests.local_hub.server import Server
+from tests.local_hub.store import Repository, Store
 
 
 class LocalHub(Faults):

@@ -3,10 +3,10 @@
 import re
 from typing import Any
 
-from local_hub import cards
-from local_hub.errors import REVISION_NOT_FOUND, HubError
-from local_hub.exchange import Answer, Call, Router
-from local_hub.store import KINDS, POINTER_SIZE, Commit, File, Repository, object_id
+from tests.local_hub import cards
+from tests.local_hub.errors import REVISION_NOT_FOUND, HubError
+from tests.local_hub.exchange import Answer, Call, Router
+from tests.local_hub.store import KINDS, POINTER_SIZE, Commit, File, Repository, object_id
 
 REPOSITORY = r"/api/(?P<kind>model|dataset|space)s/(?P<name>[^/]+/[^/]+)"
 NAME = re.compile(r"(?!.*(--|\.\.))(?!.*\.git$)[A-Za-z0-9_]([\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)

@@ -9,14 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from local_hub import collection_routes, repository_routes, transfer_routes
-from local_hub.accounts import Accounts
-from local_hub.collection_routes import Shelf
-from local_hub.errors import HubError
-from local_hub.exchange import Answer, Call, Router
-from local_hub.faults import Faults
-from local_hub.journal import Journal, Request
-from local_hub.store import Store
+from tests.local_hub import collection_routes, repository_routes, transfer_routes
+from tests.local_hub.accounts import Accounts
+from tests.local_hub.collection_routes import Shelf
+from tests.local_hub.errors import HubError
+from tests.local_hub.exchange import Answer, Call, Router
+from tests.local_hub.faults import Faults
+from tests.local_hub.journal import Journal, Request
+from tests.local_hub.store import Store
 
 router = Router()
 for part in (repository_routes, transfer_routes, collection_routes):

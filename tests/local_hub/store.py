@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from local_hub.accounts import Account
-from local_hub.errors import REVISION_NOT_FOUND, HubError, login_required, repository_not_found
+from tests.local_hub.accounts import Account
+from tests.local_hub.errors import REVISION_NOT_FOUND, HubError, login_required, repository_not_found
 
 KINDS = ("model", "dataset", "space")
 MAX_REGULAR_SIZE = 10 * 2**20

@@ -7,11 +7,11 @@ import re
 from typing import Any
 from urllib.parse import parse_qs
 
-from local_hub import cards
-from local_hub.errors import ENTRY_NOT_FOUND, REVISION_NOT_FOUND, HubError
-from local_hub.exchange import Answer, Call, Router
-from local_hub.repository_routes import REPOSITORY
-from local_hub.store import LARGE_SUFFIXES, MAX_REGULAR_SIZE, POINTER_SIZE, File, object_id
+from tests.local_hub import cards
+from tests.local_hub.errors import ENTRY_NOT_FOUND, REVISION_NOT_FOUND, HubError
+from tests.local_hub.exchange import Answer, Call, Router
+from tests.local_hub.repository_routes import REPOSITORY
+from tests.local_hub.store import LARGE_SUFFIXES, MAX_REGULAR_SIZE, POINTER_SIZE, File, object_id
 
 GIT = r"/((?P<kind>dataset|space)s/)?(?P<name>[^/]+/[^/]+)\.git/info/lfs/objects"
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_hub import LocalHub
 
 from dataset_builders import build_dataset
 from interpbench_hub import manifest
 from interpbench_hub.publishing import Outcome, account, publish
+from tests.local_hub import LocalHub
 
 BUNDLED = manifest.COLLECTION
 MODELS = ("case_3", "case_10", "bigram_share")

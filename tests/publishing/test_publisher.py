@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from local_hub import LocalHub
 
 from dataset_builders.circuits import circuits_files
 from dataset_builders.folders import dataset_files
@@ -18,6 +17,7 @@ from interpbench_hub.hub import resolve
 from interpbench_hub.publishing import Outcome
 from interpbench_hub.publishing.hub_collection import TITLE
 from model_cards.model_card import card_files
+from tests.local_hub import LocalHub
 
 MODELS = ("case_3", "case_10", "bigram_share")
 TAG = manifest.version_tag()
