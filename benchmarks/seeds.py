@@ -16,6 +16,7 @@ from pathlib import Path
 from interpbench_hub.certificate import Grade
 from interpbench_hub.checkpoint import load_certificate_file, load_config
 from interpbench_hub.constants import CERTIFICATE_FILE, CONFIG_FILE, TRAINING_STATE_FILE
+from interpbench_hub.manifest import natural_order
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,7 @@ def read_runs(folder: Path, recipe: str) -> list[Run]:
         match = re.fullmatch(rf"{re.escape(recipe)}_(\d+)", path.name)
         if match and path.is_dir():
             runs.append(Run.read(path, int(match[1])))
-    return sorted(runs, key=lambda run: (natural(run.case), run.seed))
-
-
-def natural(name: str) -> list[int | str]:
-    """Sorts case_9 before case_10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return sorted(runs, key=lambda run: (natural_order(run.case), run.seed))
 
 
 def markdown_table(runs: list[Run], n_seeds: int) -> str:

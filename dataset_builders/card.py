@@ -14,6 +14,7 @@ from dataset_builders.folders import GENERATED, split_file
 from dataset_builders.metadata import card_data, render_card
 from interpbench_hub.cases.pairs import MIN_SPACE_TO_SPLIT, SPLITS, is_split
 from interpbench_hub.constants import BOS, NAMESPACE, UNDEFINED
+from interpbench_hub.manifest import natural_order
 from model_cards.rendering import plain
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def case_card(case: "Case", records: Records, *, namespace: str = NAMESPACE) -> 
 
 def folder_card(found: Sequence[Records], *, namespace: str = NAMESPACE) -> str:
     """The card of a folder that holds the folders of cases."""
-    found = sorted(found, key=lambda records: _natural(records["train"]["case"]))
+    found = sorted(found, key=lambda records: natural_order(records["train"]["case"]))
     ids = [records["train"]["case"] for records in found]
     total = sum(map(_n_rows, found))
     configs = {case_id: {split: f"{case_id}/{split_file(split)}" for split in SPLITS} for case_id in ids}
@@ -98,11 +99,6 @@ def _n_longer(records: Records) -> int:
 
 def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %"
-
-
-def _natural(case_id: str) -> list[tuple[int, int, str]]:
-    """Sort key by which case_3 comes before case_12."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in case_id.split("_")]
 
 
 def _inputs_of(lengths: Sequence[int]) -> str:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,22 +125,15 @@ def read_record(path: Path) -> dict[str, Any] | None:
 # -- one case ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keeps torch to one thread: tables this small are slower with more, far slower on a busy machine."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@_one_thread()
 def _build_case(case: "Case | str", out: Path, seed: int, rows: Sequence[int]) -> tuple[Path, bool]:
     """Builds what is missing of a case; its folder, and whether anything was missing."""
+    from interpbench_hub.siit.machine import one_thread
+
+    with one_thread():
+        return _build_in_thread(case, out, seed, rows)
+
+
+def _build_in_thread(case: "Case | str", out: Path, seed: int, rows: Sequence[int]) -> tuple[Path, bool]:
     from dataset_builders.card import case_card
     from interpbench_hub.cases import get_case
     from interpbench_hub.cases.pairs import SPLITS

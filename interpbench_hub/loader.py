@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from interpbench_hub.cases import Case
     from interpbench_hub.transformer import TransformerConfig
 
-_BUFFERS = (".mask", ".IGNORE")
+BUFFERS = (".mask", ".IGNORE")
 """Last parts of the names in a HookedTransformer's state that are no parameters."""
 
 
@@ -156,18 +156,7 @@ def to_hooked_transformer(
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     config = HookedTransformerConfig(
-        n_layers=shape.n_layers,
-        n_heads=shape.n_heads,
-        d_model=shape.d_model,
-        d_head=shape.d_head,
-        d_mlp=shape.d_mlp,
-        d_vocab=shape.d_vocab,
-        d_vocab_out=shape.d_vocab_out,
-        n_ctx=shape.n_ctx,
-        attention_dir=shape.attention_dir,
-        act_fn=shape.act_fn,
-        normalization_type=shape.normalization_type,
-        eps=shape.eps,
+        **shape.to_dict(),
         positional_embedding_type="standard",
         use_attn_result=True,
         use_split_qkv_input=True,
@@ -185,7 +174,7 @@ def to_hooked_transformer(
         )
         model = HookedTransformer(config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    lacking = [name for name in missing if not name.endswith(_BUFFERS)]
+    lacking = [name for name in missing if not name.endswith(BUFFERS)]
     if lacking or unexpected:
         raise CheckpointError(
             f"weights do not fit TransformerLens: missing {lacking}, unexpected {unexpected}; transformer-lens 3.9 or "

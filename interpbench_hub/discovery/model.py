@@ -1,16 +1,16 @@
 """From the HookedTransformer that users have to the package's own transformer, which methods run."""
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from interpbench_hub.errors import SettingError
+from interpbench_hub.loader import BUFFERS
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from interpbench_hub.transformer import Transformer
 
-_BUFFERS = (".mask", ".IGNORE")
-"""Last parts of the names in a HookedTransformer's state that are no parameters."""
 _ONLY: dict[str, tuple[Any, ...]] = {
     "positional_embedding_type": ("standard",),
     "normalization_type": (None, "LN"),
@@ -56,21 +56,8 @@ def to_transformer(model: "HookedTransformer | Transformer") -> "Transformer":
             )
     if abs(shape.attn_scale**2 - shape.d_head) > 1e-3:
         raise SettingError(f"the model scales attention by {shape.attn_scale}; it is the square root of d_head")
-    config = TransformerConfig(
-        n_layers=shape.n_layers,
-        n_heads=shape.n_heads,
-        d_model=shape.d_model,
-        d_head=shape.d_head,
-        d_mlp=shape.d_mlp,
-        d_vocab=shape.d_vocab,
-        d_vocab_out=shape.d_vocab_out,
-        n_ctx=shape.n_ctx,
-        attention_dir=shape.attention_dir,
-        act_fn=shape.act_fn,
-        normalization_type=shape.normalization_type,
-        eps=shape.eps,
-    )
+    config = TransformerConfig(**{field.name: getattr(shape, field.name) for field in fields(TransformerConfig)})
     transformer = Transformer(config, device=str(shape.device))
     state = model.state_dict()
-    transformer.load_state_dict({name: value for name, value in state.items() if not name.endswith(_BUFFERS)})
+    transformer.load_state_dict({name: value for name, value in state.items() if not name.endswith(BUFFERS)})
     return transformer

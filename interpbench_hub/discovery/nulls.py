@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from interpbench_hub.circuit import EMBED, LOGITS, POS_EMBED, Edge, Node
+from interpbench_hub.circuit import LOGITS, Edge, Node
+from interpbench_hub.discovery.labels import EMBEDDINGS
 from interpbench_hub.discovery.scores import EdgeScores, ScoreGranularity, Universe, scored_items
 
 if TYPE_CHECKING:
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
 
     from interpbench_hub.discovery.data import PairData
     from interpbench_hub.transformer import Transformer
-
-_EMBEDDINGS = (EMBED, POS_EMBED)
 
 
 def random_scores(
@@ -53,7 +52,7 @@ def central_scores(
     edges = cast(tuple[Edge, ...], scored_items(universe))
     items = scored_items(universe, granularity)
     # Whole numbers of any size: a float would round those of deep models before the last step.
-    to_node: dict[Node, int] = dict.fromkeys(_EMBEDDINGS, 1)
+    to_node: dict[Node, int] = dict.fromkeys(EMBEDDINGS, 1)
     from_node: dict[Node, int] = {LOGITS: 1}
     for edge in sorted(edges, key=lambda edge: edge.target):
         to_node[edge.target] = to_node.get(edge.target, 0) + to_node.get(edge.source, 0)
@@ -61,7 +60,7 @@ def central_scores(
         from_node[edge.source] = from_node.get(edge.source, 0) + from_node.get(edge.target, 0)
     through: dict[Edge | Node, int] = {}
     for edge in edges:
-        paths = 0 if edge.source in _EMBEDDINGS else to_node.get(edge.source, 0) * from_node.get(edge.target, 0)
+        paths = 0 if edge.source in EMBEDDINGS else to_node.get(edge.source, 0) * from_node.get(edge.target, 0)
         for item in {edge, edge.without_slot, edge.source}:
             through[item] = through.get(item, 0) + paths
     return EdgeScores(items, [float(through[item]) for item in items])
