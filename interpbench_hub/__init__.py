@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from interpbench_hub.circuit import Circuit as Circuit
     from interpbench_hub.circuit import Edge as Edge
     from interpbench_hub.circuit import Node as Node
+    from interpbench_hub.discovery.evaluation import evaluate as evaluate
     from interpbench_hub.errors import InterpBenchError as InterpBenchError
     from interpbench_hub.hub import list_models as list_models
     from interpbench_hub.loader import load_certificate as load_certificate
@@ -36,6 +37,7 @@ __all__ = [
     "Node",
     "certify",
     "compile_to_transformer",
+    "evaluate",
     "get_case",
     "list_cases",
     "list_models",
@@ -53,6 +55,7 @@ _HOME = {
     "Node": "circuit",
     "certify": "siit",
     "compile_to_transformer": "rasp.compiler",
+    "evaluate": "discovery.evaluation",
     "get_case": "cases",
     "list_cases": "cases",
     "list_models": "hub",

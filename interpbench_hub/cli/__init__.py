@@ -4,6 +4,7 @@ import sys
 
 # The order in which `interpbench --help` lists the commands.
 from interpbench_hub.cli import browsing as browsing
+from interpbench_hub.cli import evaluating as evaluating
 from interpbench_hub.cli import fetching as fetching
 from interpbench_hub.cli import training as training
 from interpbench_hub.cli.common import Tier as Tier

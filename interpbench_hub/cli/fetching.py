@@ -8,7 +8,7 @@ import typer
 
 from interpbench_hub.certificate import SECTIONS
 from interpbench_hub.cli.common import CacheDir, Revision, Seed, app, named_models, print_text
-from interpbench_hub.constants import CARD_FILE, CERTIFICATE_FILE, MODEL_FILES
+from interpbench_hub.constants import CARD_FILE, CERTIFICATE_FILE, MODEL_FILES, TOKENIZER_FILES
 from interpbench_hub.errors import CheckpointError, InterpBenchError, SettingError
 
 Names = Annotated[
@@ -35,27 +35,26 @@ def download(
 
     Private repositories need a token: that of `hf auth login`, or the one in HF_TOKEN.
     """
-    from interpbench_hub.hub import local_folder, resolve
+    from interpbench_hub.checkpoint import load_config
+    from interpbench_hub.hub import HubOptions, local_folder, resolve
 
     models = named_models(names, all_)
     places = {name: (local_folder(name) or Path(name)).resolve().name for name in models}
     if out is not None and len(set(places.values())) < len(places):
         raise SettingError(f"{', '.join(places)} would go into one folder of {out}; copy them one by one")
     for name in models:
-        folder = resolve(
-            name,
-            files=MODEL_FILES,
-            optional=(CERTIFICATE_FILE, CARD_FILE),
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force,
-        )
+        options: HubOptions = {"revision": revision, "cache_dir": cache_dir, "force_download": force}
+        folder = resolve(name, files=MODEL_FILES, optional=(CERTIFICATE_FILE, CARD_FILE), **options)
+        if load_config(folder).is_language:
+            # Others have none, and would be asked for them each time.
+            folder = resolve(name, files=TOKENIZER_FILES, **options)
         print_text(f"{name}: {folder if out is None else _copied(folder, out / places[name])}")
 
 
 def _copied(folder: Path, target: Path) -> Path:
     """`target`, after it has become a copy of a checkpoint folder; a folder that is there is never changed."""
-    files = [file for file in (*MODEL_FILES, CERTIFICATE_FILE, CARD_FILE) if (folder / file).is_file()]
+    known = (*MODEL_FILES, CERTIFICATE_FILE, *TOKENIZER_FILES, CARD_FILE)
+    files = [file for file in known if (folder / file).is_file()]
     try:
         content = {file: (folder / file).read_bytes() for file in files}
         if target.exists():

@@ -1,11 +1,11 @@
 """Pairs of inputs for discovery methods: what a method may look at, and how far outputs are from one another.
 
 A pair is a clean input and a corrupted one, mostly of the same length. Owns the measure by which patched outputs are
-compared. Nothing here tells which edges belong to a circuit.
+compared, and which positions it looks at. Nothing here tells which edges belong to a circuit.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 DEFAULT_PAIRS = 256
 _COLUMNS = ("input_ids", "counterfactual_ids", "length", "counterfactual_length")
+_LABELS = "label_ids"
+_NO_LABEL = -100
+"""Label id where nothing is to be predicted, as in the datasets and for PyTorch's cross entropy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,9 @@ class PairData:
     """Real positions [pair] of the corrupted inputs, BOS counted."""
     categorical: bool
     """Whether outputs are classes; else they are numbers."""
+    counted: Tensor = field(default=None)  # type: ignore[assignment]
+    """Positions of the clean inputs whose output counts: BoolTensor [pair, pos], at least one in each pair, neither BOS
+    nor padding. All that are neither if not given; of sentences, the last one alone."""
 
     def __post_init__(self) -> None:
         n_pairs, width = self.clean.shape
@@ -56,21 +62,45 @@ class PairData:
                 f"pair {pair} has lengths {int(self.lengths[pair])} and {int(self.corrupted_lengths[pair])} in {width} "
                 "positions; a clean input has at least BOS and a token, the corrupted one is at least as long"
             )
+        places = torch.arange(width, device=self.lengths.device)
+        there = (places > 0) & (places < self.lengths[:, None])
+        if self.counted is None:
+            object.__setattr__(self, "counted", there)
+        elif self.counted.shape != there.shape or self.counted.dtype != torch.bool:
+            raise SettingError(
+                f"counted is {self.counted.dtype} of shape {tuple(self.counted.shape)}; it is a BoolTensor [pair, pos] "
+                f"of shape {tuple(there.shape)}, as the clean ids are"
+            )
+        elif bool((wrong := (self.counted & ~there).any(1) | ~self.counted.any(1)).any()):
+            pair = int(wrong.nonzero()[0])
+            raise SettingError(
+                f"of pair {pair} positions {self.counted[pair].nonzero()[:, 0].tolist()} count; at least one does, and "
+                f"of its {int(self.lengths[pair])} real positions BOS does not"
+            )
 
     # -- where they come from ----------------------------------------------------------------------------------------
 
     @classmethod
     def of(
-        cls, case: "Case | str", *, n_pairs: int = DEFAULT_PAIRS, seed: int = 0, split: "Split" = "test"
+        cls,
+        case: "Case | str",
+        *,
+        n_pairs: int = DEFAULT_PAIRS,
+        seed: int = 0,
+        split: "Split" = "test",
+        counterfactual: str | None = None,
     ) -> "PairData":
         """Pairs of a case, drawn as those of its dataset are: always the same for the same seed.
 
         More than half of the pairs change the output, every varying edge is exercised by a pair of the split if any
         does, and every length has its turn. `n_pairs` may be any number; below a few dozen, planting a pair for each
-        edge fills the data with those.
+        edge fills the data with those. Cases of sentences have corrupted inputs of several kinds, of which
+        `counterfactual` names one (`name_swap` if not given): the pairs are the first rows of the dataset.
+
+        Positions count where the case defines an output. Raises `SettingError` for what cannot be drawn.
         """
         # It needs nothing of the extra `data`, and what a benchmark measures should be what its datasets hold.
-        from dataset_builders.counterfactuals import CounterfactualPairs
+        from dataset_builders.draws import draw_of
         from interpbench_hub.cases import get_case
         from interpbench_hub.cases.pairs import SPLITS
         from interpbench_hub.siit.pair_run import to_ids
@@ -80,50 +110,57 @@ class PairData:
             raise SettingError(f"n_pairs is {n_pairs!r}; it is a whole number of at least 1")
         if split not in SPLITS:
             raise SettingError(f"split {split!r} is not one of {', '.join(SPLITS)}")
-        chunks = [tuple(chunk) for chunk in CounterfactualPairs(case, split, seed=seed).chunks(n_pairs)]
+        chunks = [tuple(chunk) for chunk in draw_of(case, split, seed=seed).pairs(n_pairs, counterfactual)]
         base, base_lengths, source, source_lengths = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+        output = case.graph.output
+        codes = case.high_level.run(base, base_lengths)[output.name]
+        there = torch.arange(base.shape[1]) < base_lengths[:, None]
         data = cls(
             to_ids(case, base, base_lengths),
             to_ids(case, source, source_lengths),
             base_lengths + 1,
             source_lengths + 1,
             case.categorical,
+            F.pad(there & (codes != output.ambiguous), (1, 0)),
         )
         return data.trimmed()
 
     @classmethod
-    def from_dataset(cls, rows: Iterable[Any]) -> "PairData":
+    def from_dataset(cls, rows: Iterable[Any], *, counterfactual: str | None = None) -> "PairData":
         """Pairs from rows of a dataset of this project: a split that `datasets.load_dataset` gives, or a part of it.
 
-        The padding id is the one after BOS, as in every case. Raises `SettingError` for rows that lack a column.
+        Rows of sentences hold a corrupted input of each kind, of which `counterfactual` names one (`name_swap` if not
+        given). Positions without a label do not count. The padding id is the one after BOS, as in every case. Raises
+        `SettingError` for rows that lack a column.
         """
-        columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-        categorical = False
         # Fewer columns are faster to read, and what is in the others is not for methods to see.
         choose = getattr(rows, "select_columns", None)
         names: Sequence[str] | None = getattr(rows, "column_names", None)
-        if choose and names and set(_COLUMNS) <= set(names):
-            categorical = "label_ids" in names
-            rows = choose(list(_COLUMNS))
+        if choose and names:
+            rows = choose([name for name in (*_columns_of(names, counterfactual), _LABELS) if name in names])
+        pairs: list[tuple[list[int], list[int]]] = []
+        labels: list[list[int] | None] = []
         for row in rows:
-            lacking = [name for name in _COLUMNS if name not in row]
+            columns = _columns_of(row, counterfactual)
+            lacking = [name for name in columns if name not in row]
             if lacking:
                 raise SettingError(
-                    f"rows have no column {', '.join(lacking)}; pairs are made from {', '.join(_COLUMNS)}, the columns "
+                    f"rows have no column {', '.join(lacking)}; pairs are made from {', '.join(columns)}, the columns "
                     "of this project's datasets of cases"
                 )
-            categorical |= "label_ids" in row
-            for name in _COLUMNS:
-                columns[name].append(row[name])
-        if not columns["length"]:
+            other = row[columns[1]]
+            # That of sentences is a group of columns.
+            pairs.append((row["input_ids"], other["input_ids"] if isinstance(other, dict) else other))
+            labels.append(row.get(_LABELS))
+        if not pairs:
             raise SettingError("there are no rows; a discovery method needs at least one pair")
-        width = max(columns["counterfactual_length"])
-        pad_id = columns["input_ids"][0][0] + 1
-        clean, corrupted = (
-            torch.tensor([[*ids, *[pad_id] * (width - len(ids))] for ids in columns[name]]) for name in _COLUMNS[:2]
-        )
-        lengths, corrupted_lengths = (torch.tensor(columns[name]) for name in _COLUMNS[2:])
-        return cls(clean, corrupted, lengths, corrupted_lengths, categorical)
+        width = max(len(ids) for pair in pairs for ids in pair)
+        pad_id = pairs[0][0][0] + 1
+        clean, corrupted = (_padded([pair[place] for pair in pairs], pad_id, width) for place in (0, 1))
+        lengths, corrupted_lengths = (torch.tensor([len(pair[place]) for pair in pairs]) for place in (0, 1))
+        with_labels = [ids for ids in labels if ids is not None]
+        counted = _padded(with_labels, _NO_LABEL, width) != _NO_LABEL if len(with_labels) == len(pairs) else None
+        return cls(clean, corrupted, lengths, corrupted_lengths, bool(with_labels), counted)  # type: ignore[arg-type]
 
     # -- parts of them -----------------------------------------------------------------------------------------------
 
@@ -136,9 +173,8 @@ class PairData:
 
     @property
     def real(self) -> Tensor:
-        """Positions of the clean inputs that count: BoolTensor [pair, pos], neither BOS nor padding."""
-        places = torch.arange(self.clean.shape[1], device=self.clean.device)
-        return (places > 0) & (places < self.lengths[:, None])
+        """Positions of the clean inputs that count: `counted`."""
+        return self.counted
 
     def rows(self, rows: Tensor | slice) -> "PairData":
         """Some of the pairs, as wide as they are."""
@@ -159,15 +195,16 @@ class PairData:
     def trimmed(self) -> "PairData":
         """The same pairs without columns that are all padding."""
         width = int(self.corrupted_lengths.max())
-        return replace(self, clean=self.clean[:, :width], corrupted=self.corrupted[:, :width])
+        clean, corrupted, counted = (part[:, :width] for part in (self.clean, self.corrupted, self.counted))
+        return replace(self, clean=clean, corrupted=corrupted, counted=counted)
 
     def to(self, device: torch.device | str) -> "PairData":
         """The same pairs on another device."""
         return self._each(lambda part: part.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "PairData":
-        clean, corrupted = change(self.clean), change(self.corrupted)
-        return PairData(clean, corrupted, change(self.lengths), change(self.corrupted_lengths), self.categorical)
+        names = ("clean", "corrupted", "lengths", "corrupted_lengths", "counted")
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
 
     # -- the measure -------------------------------------------------------------------------------------------------
 
@@ -187,6 +224,23 @@ class PairData:
             reference = reference.repeat(times, 1, 1)
         real = self.real[:, : logits.shape[1]].repeat(times, 1)
         return output_difference(logits, reference, real, categorical=self.categorical)
+
+
+def _columns_of(names: Iterable[str], counterfactual: str | None) -> tuple[str, ...]:
+    """The columns that pairs are made from, of rows with these columns: clean inputs, corrupted ones, lengths."""
+    from interpbench_hub.ioi.sentences import COUNTERFACTUALS
+
+    kinds = [kind for kind in COUNTERFACTUALS if kind in names]
+    if counterfactual is None and not kinds:
+        return _COLUMNS
+    if counterfactual is not None and counterfactual not in kinds:
+        there = f"those of these rows are {', '.join(kinds)}" if kinds else "these rows have one each, so leave it out"
+        raise SettingError(f"counterfactual {counterfactual!r} is no column of the rows; {there}")
+    return ("input_ids", counterfactual or kinds[0], "length")
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int, width: int) -> Tensor:
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
 def output_difference(logits: Tensor, reference: Tensor, real: Tensor, *, categorical: bool) -> Tensor:

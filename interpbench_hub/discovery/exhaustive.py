@@ -59,7 +59,7 @@ def exhaustive_patching(
     items = scored_items(universe, granularity)
     places = _places(items, transformer.config)
     data = data.to(transformer.device)
-    means = _means(transformer, data) if ablation == "mean" else None
+    means = mean_activations(transformer, data) if ablation == "mean" else None
     config = transformer.config
     totals = torch.zeros(len(config.receivers) + 1, len(config.senders), dtype=torch.float64, device=transformer.device)
     wanted = torch.zeros_like(totals, dtype=torch.bool)
@@ -101,7 +101,7 @@ def _places(items: tuple[Edge | Node, ...], config: TransformerConfig) -> list[t
     return places
 
 
-def _means(transformer: Transformer, data: PairData) -> Tensor:
+def mean_activations(transformer: Transformer, data: PairData) -> Tensor:
     """Mean of what each sender writes at each position over all inputs that reach it: [sender, 1, pos, d_model]."""
     total, count = 0.0, 0.0
     for tokens, lengths in ((data.clean, data.lengths), (data.corrupted, data.corrupted_lengths)):
