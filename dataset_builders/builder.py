@@ -12,10 +12,10 @@ import datasets
 import pyarrow as pa
 from datasets.builder import Key
 
-from dataset_builders.columns import features, tables
-from dataset_builders.counterfactuals import CounterfactualPairs
+from dataset_builders.draws import draw_of
 from dataset_builders.folders import FORMAT, case_digest
 from dataset_builders.settings import DEFAULT_ROWS, check_settings
+from dataset_builders.tables import features_of, tables_of
 from interpbench_hub.cases.pairs import SPLITS, Split
 from interpbench_hub.cases.registry import get_case
 
@@ -63,7 +63,7 @@ class CircuitDataset(datasets.ArrowBasedBuilder):
         return self.config.case or get_case(self.config.name)
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(description=self.case.description, features=features(self.case))
+        return datasets.DatasetInfo(description=self.case.description, features=features_of(self.case))
 
     def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
         return [datasets.SplitGenerator(name=split, gen_kwargs={"split": split}) for split in SPLITS]
@@ -71,6 +71,6 @@ class CircuitDataset(datasets.ArrowBasedBuilder):
     def _generate_tables(self, **kwargs: Any) -> Iterator[tuple[Key, pa.Table]]:
         split: Split = kwargs["split"]
         n_rows = self.config.rows[SPLITS.index(split)]
-        pairs = CounterfactualPairs(self.case, split, seed=self.config.seed)
-        for number, rows in enumerate(tables(self.case, pairs, n_rows)):
+        drawn = draw_of(self.case, split, seed=self.config.seed)
+        for number, rows in enumerate(tables_of(drawn, n_rows)):
             yield Key(0, number), rows

@@ -4,7 +4,7 @@ Owns the figures and tables; the text is in the templates of `model_cards`. What
 records in the files (`folders`), what is said about a case from the case itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dataset_builders.bundled import ids_of_case
@@ -12,9 +12,16 @@ from dataset_builders.columns import IGNORED, features, value_type
 from dataset_builders.counterfactuals import PLAIN, ROUNDS
 from dataset_builders.folders import GENERATED, split_file
 from dataset_builders.metadata import card_data, render_card
+from dataset_builders.sentences import EXERCISED
 from interpbench_hub.cases.pairs import MIN_SPACE_TO_SPLIT, SPLITS, is_split
+from interpbench_hub.circuit import LOGITS
 from interpbench_hub.constants import BOS, NAMESPACE, UNDEFINED
+from interpbench_hub.ioi.case import IoiCase
+from interpbench_hub.ioi.sentences import COUNTERFACTUALS
+from interpbench_hub.ioi.templates import AGAIN, FIRST, OBJECT, PLACE, SECOND, TEMPLATES
+from interpbench_hub.ioi.words import NAMES, NOBODY, OBJECTS, PLACES
 from interpbench_hub.manifest import natural_order
+from interpbench_hub.tokenizer import text_of
 from model_cards.rendering import plain
 
 if TYPE_CHECKING:
@@ -38,6 +45,8 @@ _SHARED = {
 
 def case_card(case: "Case", records: Records, *, namespace: str = NAMESPACE) -> str:
     """The card of one case's folder, which is the dataset `<namespace>/<case id>` on the Hub."""
+    if isinstance(case, IoiCase):
+        return _sentence_card(case, records, namespace)
     lengths = range(case.min_len, case.max_len + 1)
     divided = [length for length in lengths if is_split(case, length - 1)]
     exercised = {split: records[split]["counts"]["exercised"] for split in SPLITS}
@@ -63,6 +72,38 @@ def case_card(case: "Case", records: Records, *, namespace: str = NAMESPACE) -> 
         ],
         missed=[(split, _listed(edges)) for split, edges in missed.items() if edges],
         longer=_longer(records),
+    )
+
+
+def _sentence_card(case: IoiCase, records: Records, namespace: str) -> str:
+    """The card of a case of sentences."""
+    files = {split: split_file(split) for split in SPLITS}
+    counts = {split: records[split]["counts"] for split in SPLITS}
+    lengths = sorted({int(length) for split in SPLITS for length in counts[split]["rows_of_length"]})
+    slots: dict[str, str] = {FIRST: NAMES[0], SECOND: NAMES[1], AGAIN: NAMES[1], PLACE: PLACES[0], OBJECT: OBJECTS[0]}
+    return render_card(
+        "sentence_card.md.jinja",
+        card_data(f"{case.id}: sentences and their counterfactuals", _TAGS, _n_rows(records), {case.id: files}),
+        **_SHARED,
+        case=case,
+        namespace=namespace,
+        models=ids_of_case(case.id),
+        seed=records["train"]["seed"],
+        example=text_of([slots.get(word, word) for word in TEMPLATES[0]]),
+        nobody=NOBODY,
+        kinds=list(COUNTERFACTUALS),
+        counted=EXERCISED,
+        split_rows=[_sentence_row(split, counts[split]) for split in SPLITS],
+        length_rows=[
+            (length, *(f"{counts[split]['rows_of_length'].get(str(length), 0):,}" for split in SPLITS))
+            for length in lengths
+        ],
+        type_rows=_variable_rows(case),
+        kind_rows=[_kind_row(kind, [counts[split] for split in SPLITS]) for kind in COUNTERFACTUALS],
+        exercised_rows=[
+            (f"`{edge}`", *(_exercised_share(counts["test"], kind, edge) for kind in COUNTERFACTUALS))
+            for edge in counts["test"]["exercised"]
+        ],
     )
 
 
@@ -147,20 +188,53 @@ def _length_row(case: "Case", length: int, records: Records) -> Row:
 
 
 def _type_rows(case: "Case") -> list[Row]:
-    node_of = case.alignment.node_of
     return [
         ("`tokens`", _type_name(case.vocab), "", ""),
         ("`labels`", _type_name(case.graph.output.classes), "", "the program's output"),
-        *(
-            (
-                f"`variables.{variable.name}`",
-                _type_name(variable.classes),
-                node_of[variable.name],
-                plain(variable.meaning),
-            )
-            for variable in case.graph.variables
-        ),
+        *_variable_rows(case),
     ]
+
+
+def _variable_rows(case: "Case") -> list[Row]:
+    # An output without a node is the logits' own.
+    node_of = case.alignment.node_of
+    return [
+        (
+            f"`variables.{variable.name}`",
+            _type_name(variable.classes),
+            node_of.get(variable.name, LOGITS),
+            plain(variable.meaning),
+        )
+        for variable in case.graph.variables
+    ]
+
+
+def _sentence_row(split: str, counts: dict[str, Any]) -> Row:
+    templates = counts["rows_of_template"].values()
+    orders = (f"{sum(rows):,}" for rows in zip(*templates, strict=True))
+    return split, f"{counts['rows']:,}", f"{counts['distinct_inputs']:,}", len(templates), *orders
+
+
+def _kind_row(kind: str, counts: Sequence[dict[str, Any]]) -> Row:
+    given = [count["kinds"][kind] for count in counts]
+    exercised = [[_n_exercised(count, least) for count in given] for least in (lambda rows: 1, lambda rows: rows)]
+    return (
+        f"`{kind}`",
+        " / ".join(_share(count["label_changes"], count["rows"]) for count in given),
+        " / ".join(_share(count["longer"], count["rows"]) for count in given),
+        *(" / ".join(figures) for figures in exercised),
+    )
+
+
+def _n_exercised(counts: dict[str, Any], least: Callable[[int], int]) -> str:
+    """How many edges are exercised by a number of rows or more that depends on how many were looked at."""
+    looked_at = min(counts["rows"], EXERCISED)
+    found = counts["exercised"].values()
+    return f"{sum(count >= least(looked_at) for count in found)} of {len(found)}"
+
+
+def _exercised_share(counts: dict[str, Any], kind: str, edge: str) -> str:
+    return _share(counts["kinds"][kind]["exercised"][edge], min(counts["rows"], EXERCISED))
 
 
 def _type_name(values: Sequence[object]) -> str:

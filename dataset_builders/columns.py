@@ -1,7 +1,7 @@
-"""The columns of a dataset: their types, and how token and value codes become them.
+"""The columns of a dataset of pairs: their types, and how token and value codes become them.
 
 Owns which type each column has and what stands for undefined. Knows nothing of how inputs are chosen or where tables
-are written.
+are written. `sentence_columns` are those of sentences.
 """
 
 from collections.abc import Iterable, Iterator
@@ -44,8 +44,8 @@ def value_type(values: Iterable[object]) -> str:
 
 def features(case: "Case") -> Features:
     """Names and types of a case's columns."""
-    ids, tokens = List(Value("int64")), List(_feature(case.vocab))
-    labels = List(_feature(case.graph.output.classes))
+    ids, tokens = List(Value("int64")), List(feature(case.vocab))
+    labels = List(feature(case.graph.output.classes))
     columns: dict[str, Any] = {"tokens": tokens, "input_ids": ids, "labels": labels}
     if case.categorical:
         columns["label_ids"] = ids
@@ -53,7 +53,7 @@ def features(case: "Case") -> Features:
     if case.categorical:
         columns["counterfactual_label_ids"] = ids
     columns |= {"length": Value("int64"), "counterfactual_length": Value("int64")}
-    columns["variables"] = {variable.name: List(_feature(variable.classes)) for variable in case.graph.variables}
+    columns["variables"] = {variable.name: List(feature(variable.classes)) for variable in case.graph.variables}
     return Features(columns)
 
 
@@ -73,7 +73,7 @@ def _table(case: "Case", pairs: Pairs, schema: pa.Schema) -> pa.Table:
         ("", pairs.base, pairs.base_lengths, clean[output]),
         ("counterfactual_", pairs.source, pairs.source_lengths, other),
     ):
-        rows = _Rows(lengths)
+        rows = RaggedRows(lengths)
         columns[f"{prefix}tokens"] = rows.values(tokens, case.vocab)
         columns[f"{prefix}ids" if prefix else "input_ids"] = rows.ids(tokens, at_bos=case.bos_id)
         columns[f"{prefix}labels"] = rows.values(codes, case.graph.output.classes)
@@ -81,14 +81,14 @@ def _table(case: "Case", pairs: Pairs, schema: pa.Schema) -> pa.Table:
             # The class ids of the model's logits are the codes: values in order, then undefined.
             columns[f"{prefix}label_ids"] = rows.ids(codes, at_bos=IGNORED)
         columns[f"{prefix}length"] = pa.array(rows.lengths + 1, pa.int64())
-    rows = _Rows(pairs.base_lengths)
+    rows = RaggedRows(pairs.base_lengths)
     variables = {v.name: rows.values(clean[v.name], v.classes) for v in case.graph.variables}
     columns["variables"] = pa.StructArray.from_arrays(list(variables.values()), list(variables))
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-class _Rows:
-    """Turns padded tensors of codes into arrays of lists without the padding."""
+class RaggedRows:
+    """Turns padded tensors of codes [row, pos] into arrays of lists without the padding; BOS counts in no length."""
 
     def __init__(self, lengths: torch.Tensor) -> None:
         self.lengths = lengths.numpy()
@@ -96,7 +96,7 @@ class _Rows:
     def values(self, codes: torch.Tensor, values: tuple[Any, ...]) -> pa.ListArray:
         """Lists of the values the codes stand for, one at each token."""
         there = np.arange(codes.shape[1]) < self.lengths[:, None]
-        return pa.ListArray.from_arrays(self._offsets(0), _value_array(values).take(pa.array(codes.numpy()[there])))
+        return pa.ListArray.from_arrays(self._offsets(0), value_array(values).take(pa.array(codes.numpy()[there])))
 
     def ids(self, codes: torch.Tensor, *, at_bos: int) -> pa.ListArray:
         """Lists of the codes themselves, `at_bos` put first."""
@@ -110,12 +110,13 @@ class _Rows:
         return pa.array(np.concatenate([[0], (self.lengths + more).cumsum()]), pa.int32())
 
 
-def _feature(values: Iterable[object]) -> Value:
+def feature(values: Iterable[object]) -> Value:
+    """Type of a column that holds these values, as `datasets` has it."""
     kind = value_type(values)
     return Value("string" if kind == "literal" else kind)
 
 
-def _value_array(values: tuple[Any, ...]) -> pa.Array:
+def value_array(values: tuple[Any, ...]) -> pa.Array:
     """The values by code, as the column holds them."""
     kind = value_type(values)
     convert = {"string": str, "bool": bool, "int64": int, "float64": float, "literal": repr}[kind]

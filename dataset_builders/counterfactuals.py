@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from interpbench_hub.cases.kinds import changes_output
-from interpbench_hub.cases.pairs import Pairs, PairSampler, Split, in_split, seeded
+from interpbench_hub.cases.pairs import Pairs, Split, in_split, seeded
 from interpbench_hub.circuit import LOGITS, Edge
-from interpbench_hub.errors import CaseError
+from interpbench_hub.errors import CaseError, SettingError
 
 if TYPE_CHECKING:
     from interpbench_hub.cases.case import Case
@@ -111,11 +111,14 @@ class CounterfactualPairs:
     """The pairs of one split of a case's dataset, the same for the same seed; `counts` grows as chunks are drawn."""
 
     def __init__(self, case: "Case", split: Split, *, seed: int = 0) -> None:
+        if case.is_language:
+            # Mixing the words of sentences makes none.
+            raise CaseError(f"case {case.id}: its inputs are sentences; draw them with dataset_builders.draws.draw_of")
         self.case = case
         self.split: Split = split
         self.seed = seed
         self.counts = Counts()
-        self._sampler = PairSampler(case, seed=f"dataset {seed}", split=split)
+        self._sampler = case.pair_sampler(seed=f"dataset {seed}", split=split)
 
     @cached_property
     def edges(self) -> list[Edge]:
@@ -130,7 +133,7 @@ class CounterfactualPairs:
     def chunks(self, n_rows: int) -> Iterator[Pairs]:
         """`n_rows` pairs of a clean input (base) and its counterfactual (source), at most `CHUNK` at a time."""
         self.counts = Counts()
-        sampler = PairSampler(self.case, seed=f"dataset {self.seed} search", split=self.split)
+        sampler = self.case.pair_sampler(seed=f"dataset {self.seed} search", split=self.split)
         pools = (Pool(*sampler.inputs(CHUNK, number), self.case.max_len) for number in range(SEARCH_POOLS))
         first_pool = next(pools)
         found = self._search(chain([first_pool], pools))
@@ -146,6 +149,18 @@ class CounterfactualPairs:
             exercises = changes_output(self.case, pairs, self.edges)
             self.counts.add(pairs, self._changes(pairs), exercises, self.edges)
             yield pairs
+
+    def pairs(self, n_rows: int, kind: str | None = None) -> Iterator[Pairs]:
+        """The same as `chunks`: a row has one counterfactual, of no kind."""
+        if kind is not None:
+            raise SettingError(
+                f"counterfactual {kind!r} is no kind of case {self.case.id}: its rows have one each, so leave it out"
+            )
+        return self.chunks(n_rows)
+
+    def record(self) -> dict[str, Any]:
+        """What is to be kept about the rows, as JSON holds it."""
+        return {"counts": self.counts.to_dict(), "length_only": [str(edge) for edge in self.length_only]}
 
     def _turns(self, pool: Pool) -> Tensor:
         """Token counts in the order in which rows take turns.

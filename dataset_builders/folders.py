@@ -167,24 +167,23 @@ def _is_built(path: Path, settings: dict[str, Any]) -> bool:
 def _write_split(case: "Case", split: "Split", path: Path, settings: dict[str, Any]) -> None:
     import pyarrow.parquet as pq
 
-    from dataset_builders.columns import features, tables
-    from dataset_builders.counterfactuals import CounterfactualPairs
+    from dataset_builders.draws import draw_of
+    from dataset_builders.tables import features_of, tables_of
     from interpbench_hub.cases.pairs import SPLITS
 
-    pairs = CounterfactualPairs(case, split, seed=settings["seed"])
+    drawn = draw_of(case, split, seed=settings["seed"])
     partial = partial_path(path)
     try:
-        schema = features(case).arrow_schema
+        schema = features_of(case).arrow_schema
         with pq.ParquetWriter(partial, schema, compression="zstd", write_page_index=True) as writer:
-            for rows in tables(case, pairs, settings["rows"][SPLITS.index(split)]):
+            for rows in tables_of(drawn, settings["rows"][SPLITS.index(split)]):
                 writer.write_table(rows, row_group_size=rows.num_rows)
             record = {
                 **settings,
                 "split": split,
                 "description": case.description,
                 "lengths": [case.min_len, case.max_len],
-                "counts": pairs.counts.to_dict(),
-                "length_only": [str(edge) for edge in pairs.length_only],
+                **drawn.record(),
             }
             writer.add_key_value_metadata({_RECORD: json.dumps(record)})
         partial.replace(path)
@@ -207,15 +206,19 @@ def case_digest(case: "Case") -> str:
     Functions have no text that could be compared, so the program enters by its outputs on some inputs and the sampler
     by the inputs it draws.
     """
-    from interpbench_hub.rasp.evaluator import evaluate
-
     rng = random.Random(0)
     n_lengths = case.max_len - case.min_len + 1
     inputs = [case.sample(rng, case.min_len - 1 + number % n_lengths) for number in range(64)]
-    outputs = [evaluate(case.program, tokens, causal=case.causal) for tokens in inputs]
+    outputs = [case.program(tokens) for tokens in inputs]
     variables = [(variable.name, variable.classes) for variable in case.graph.variables]
     edges = [(str(edge), edge.kind) for edge in case.circuit]
     what = (case.id, case.vocab, case.min_len, case.max_len, case.causal, variables, edges, inputs, outputs)
+    if case.is_language:
+        from interpbench_hub.cases.pairs import SPLITS
+        from interpbench_hub.ioi.templates import TEMPLATES, templates_of
+
+        # A few inputs do not show every template.
+        what = (*what, TEMPLATES, [templates_of(split) for split in SPLITS])
     return hashlib.sha256(repr(what).encode()).hexdigest()
 
 

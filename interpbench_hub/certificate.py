@@ -12,7 +12,9 @@ from typing import Any, Literal
 from interpbench_hub.constants import SCHEMA_VERSION
 from interpbench_hub.errors import CheckpointError
 
-Ablation = Literal["resample", "zero", "mean"]
+Counterfactual = Literal["resample", "name_swap", "s2_to_io", "abc"]
+"""What a source input is to its base: any other input, or (sentences) one that differs in its names as told."""
+Ablation = Literal[Counterfactual, "zero", "mean"]
 ABLATIONS: tuple[Ablation, ...] = ("resample", "zero", "mean")
 """What replaces a value: its value on a source input, zeros, or its mean over inputs at the same position."""
 
@@ -134,12 +136,13 @@ class Certificate:
 
     @cached_property
     def grade(self) -> Grade:
-        def passes(section: Section, ablation: Ablation | None = None) -> bool:
-            worst = self.worst(section, ablation)
+        def passes(section: Section) -> bool:
+            worst = self.worst(section)
             return worst is None or worst.passes
 
         has_behaviour = bool(self.behaviour) and passes("behaviour")
-        node = has_behaviour and passes("node_interchange") and passes("node_strict", "resample")
+        resampled = (entry for entry in self.node_strict if entry.ablation not in ("zero", "mean"))
+        node = has_behaviour and passes("node_interchange") and all(entry.passes for entry in resampled)
         strict = all(passes(section) for section in ("node_strict", "edge_strict", "complement"))
         if node and strict and passes("edge_interchange") and self._every_edge_matters:
             return "path"

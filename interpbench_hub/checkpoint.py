@@ -1,7 +1,8 @@
 """The checkpoint folder: one function that saves it, one that loads it, and the format of `config.json`.
 
 A folder holds `config.json` (`CheckpointConfig`), `model.safetensors` (parameters only, TransformerLens names),
-`circuit.json` (`Circuit`) and, once measured, `certificate.json` (`Certificate`). Nothing is ever unpickled.
+`circuit.json` (`Circuit`) and, once measured, `certificate.json` (`Certificate`); that of a language model its
+tokenizer, too. Nothing is ever unpickled.
 """
 
 import hashlib
@@ -18,7 +19,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from interpbench_hub.certificate import Certificate
 from interpbench_hub.circuit import Circuit
-from interpbench_hub.constants import CERTIFICATE_FILE, CIRCUIT_FILE, CONFIG_FILE, SCHEMA_VERSION, WEIGHTS_FILE
+from interpbench_hub.constants import (
+    CERTIFICATE_FILE,
+    CIRCUIT_FILE,
+    CONFIG_FILE,
+    SCHEMA_VERSION,
+    TOKENIZER_FILE,
+    TOKENIZER_FILES,
+    WEIGHTS_FILE,
+)
 from interpbench_hub.errors import CheckpointError, InterpBenchError, SettingError
 from interpbench_hub.validation import read_bytes, read_json
 
@@ -104,6 +113,16 @@ class CheckpointConfig:
                 f"lengths {self.min_len} to {self.max_len} do not fit: they count BOS and end at n_ctx "
                 f"{self.transformer.n_ctx} at most"
             )
+
+    @property
+    def is_language(self) -> bool:
+        """Whether this is a small GPT-2: causal, with layer normalisation, each of its outputs the token of that id.
+
+        Such a model's folder holds a tokenizer; no program's model has layer normalisation.
+        """
+        shape, tokens = self.transformer, self.vocab.tokens
+        is_text = all(isinstance(token, str) for token in tokens) and self.output.classes == tokens
+        return is_text and (shape.attention_dir, shape.normalization_type) == ("causal", "LN")
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `config.json`."""
@@ -191,6 +210,10 @@ def load_checkpoint(folder: str | Path, *, device: "torch.device | str" = "cpu")
     certificate = load_certificate_file(folder) if (folder / CERTIFICATE_FILE).exists() else None
     if certificate is not None:
         check_certificate(certificate, weights_sha256(folder), file=folder / CERTIFICATE_FILE)
+    if config.is_language and (folder / TOKENIZER_FILE).exists():
+        from interpbench_hub.tokenizer import check_tokenizer_file
+
+        check_tokenizer_file(folder, config.vocab)
     return Checkpoint(config, load_weights(folder, config, device=device), circuit, certificate)
 
 
@@ -317,6 +340,10 @@ def _content(checkpoint: Checkpoint) -> dict[str, bytes]:
         sha256 = hashlib.sha256(content[WEIGHTS_FILE]).hexdigest()
         check_certificate(checkpoint.certificate, sha256, file="cannot save")
         content[CERTIFICATE_FILE] = format_json(checkpoint.certificate.to_dict()).encode()
+    if config.is_language:
+        from interpbench_hub.tokenizer import tokenizer_files
+
+        content |= tokenizer_files(config.vocab, shape.n_ctx)
     return content
 
 
@@ -326,7 +353,7 @@ def _replace_files(staging: Path, folder: Path) -> None:
     `config.json` goes first and comes last: without it a folder is no checkpoint, so a process killed between two
     steps leaves nothing that looks whole. Anything short of a kill puts the old files back.
     """
-    names = (CONFIG_FILE, WEIGHTS_FILE, CIRCUIT_FILE, CERTIFICATE_FILE)
+    names = (CONFIG_FILE, WEIGHTS_FILE, CIRCUIT_FILE, CERTIFICATE_FILE, *TOKENIZER_FILES)
     old = staging / "old"
     old.mkdir()
     placed = []

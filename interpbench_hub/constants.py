@@ -12,6 +12,10 @@ CIRCUIT_FILE = "circuit.json"
 CERTIFICATE_FILE = "certificate.json"
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, CIRCUIT_FILE)
 """What a checkpoint cannot do without; the certificate comes when it has been measured."""
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
+"""What a checkpoint has besides if its model is one of a language; the names are those of the tokenizers library."""
 CARD_FILE = "README.md"
 MANIFEST_FILE = "manifest.json"
 

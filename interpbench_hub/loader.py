@@ -18,7 +18,7 @@ from interpbench_hub.checkpoint import (
     weights_sha256,
 )
 from interpbench_hub.circuit import Circuit
-from interpbench_hub.constants import CERTIFICATE_FILE, CIRCUIT_FILE, CONFIG_FILE, WEIGHTS_FILE
+from interpbench_hub.constants import CERTIFICATE_FILE, CIRCUIT_FILE, CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from interpbench_hub.errors import CheckpointError, SettingError, UnknownNameError
 from interpbench_hub.hub import HubOptions, resolve
 from interpbench_hub.validation import read_json
@@ -49,7 +49,8 @@ def load_model(
     """A model as a HookedTransformer of TransformerLens, ready for edge-level work.
 
     Hooks for each head's output (`hook_result`), for each head's q, k and v inputs and for MLP inputs are on. Token ids
-    [batch, pos] (BOS first; see `Case.encode`) give logits [batch, pos, d_vocab_out].
+    [batch, pos] (BOS first; see `Case.encode`) give logits [batch, pos, d_vocab_out]. A language model has its
+    tokenizer and takes text as well; a word it does not know is a `SettingError`.
 
     Args:
         name_or_path: Id of a bundled model (`case_3`, `interpbench/case_3`), `namespace/name` of a repository on the
@@ -76,17 +77,25 @@ def load_model(
     """
     device = checked_device(device)
     dtype = _checked_dtype(dtype)
-    folder = resolve(
-        name_or_path,
-        files=(CONFIG_FILE, WEIGHTS_FILE),
-        revision=revision,
-        cache_dir=cache_dir,
-        token=token,
-        force_download=force_download,
-        local_files_only=local_files_only,
-    )
+    options: HubOptions = {
+        "revision": revision,
+        "cache_dir": cache_dir,
+        "token": token,
+        "force_download": force_download,
+        "local_files_only": local_files_only,
+    }
+    folder = resolve(name_or_path, files=(CONFIG_FILE, WEIGHTS_FILE), **options)
     config = load_config(folder)
-    return to_hooked_transformer(config.transformer, load_weights(folder, config), device=device, dtype=dtype)
+    model = to_hooked_transformer(config.transformer, load_weights(folder, config), device=device, dtype=dtype)
+    if config.is_language:
+        from interpbench_hub.tokenizer import load_tokenizer
+
+        # Asked for by itself, because no other model has one.
+        folder = resolve(name_or_path, files=(TOKENIZER_FILE,), **options)
+        model.set_tokenizer(load_tokenizer(folder, config.vocab, config.transformer.n_ctx))
+        # Ids carry their BOS; of text, the tokenizer puts it first, which TransformerLens would take away again.
+        model.cfg.default_prepend_bos = True
+    return model
 
 
 def load_circuit(name_or_path: str | Path, **options: Unpack[HubOptions]) -> Circuit:

@@ -169,7 +169,11 @@ class Transformer:
         self._initialise(seed)
 
     def _initialise(self, seed: int) -> None:
-        """Normal weights of deviation 0.8 / sqrt(fan in), zero biases."""
+        """Normal weights of deviation 0.8 / sqrt(fan in), zero biases.
+
+        With LayerNorm what a receiver sees of a sender is that sender's share of the whole stream. There embeddings
+        start with deviation 1 and what layers write starts small, so that no layer drowns the tokens.
+        """
         # Drawn on the CPU whatever the device, so that a seed means the same weights everywhere.
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.parameters.items():
@@ -178,8 +182,13 @@ class Transformer:
                 parameter.fill_(1.0)
             elif kind.startswith("W"):
                 fan_in = self.config.d_model if kind in ("W_E", "W_pos") else parameter.shape[-2]
-                drawn = torch.randn(parameter.shape, generator=generator) * (0.8 / math.sqrt(fan_in))
-                parameter.copy_(drawn)
+                deviation = 0.8 / math.sqrt(fan_in)
+                if self.config.normalization_type == "LN":
+                    if kind in ("W_E", "W_pos"):
+                        deviation = 1.0
+                    elif kind in ("W_O", "W_out"):
+                        deviation /= math.sqrt(2 * self.config.n_layers)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
 
     @property
     def device(self) -> torch.device:

@@ -115,18 +115,19 @@ def sample(
         model = Transformer(checkpoint.config.transformer)
         model.load_state_dict(checkpoint.weights)
         measurement = Measurement(case, model, seed=seed)
-        pairs = list(measurement.sampled(n_pairs, "verification"))
-        if is_exhaustive:
-            measurement.exhaustive_aggregates()
-        else:
-            measurement.aggregates(pairs)
-        measurement.interchange(pairs)
-        measurement.effect(pairs)
-        measurement.node_strict(pairs)
         places = measurement.space.negatives.tolist()
         if n_edges is not None:
             places = random.Random(seed).sample(places, min(n_edges, len(places)))
-        measurement.edge_strict(pairs, only=dict.fromkeys(places, ABLATIONS))
+        for measurement.counterfactual in case.counterfactuals:
+            pairs = list(measurement.sampled(n_pairs, "verification"))
+            if is_exhaustive:
+                measurement.exhaustive_aggregates()
+            else:
+                measurement.aggregates(pairs)
+            measurement.interchange(pairs)
+            measurement.effect(pairs)
+            measurement.node_strict(pairs)
+            measurement.edge_strict(pairs, only=dict.fromkeys(places, measurement.ablations))
     return measurement
 
 
@@ -177,13 +178,17 @@ def scope_problems(case: "Case", certificate: Certificate, measurement: "Measure
 
     space = measurement.space
     outside = [str(space.edges[place]) for place in space.negatives.tolist()]
+    kinds = case.counterfactuals
+    ablations: tuple[Ablation, ...] = (*kinds, *(ablation for ablation in ABLATIONS if ablation != "resample"))
     wanted: dict[Section, list[tuple[str, Ablation | None]]] = {
         "behaviour": [("all", None)],
-        "node_interchange": [(node.name, "resample") for node in space.circuit_nodes],
-        "edge_interchange": [(str(space.edges[place]), "resample") for place in space.circuit_places.tolist()],
-        "node_strict": [(node.name, ablation) for node in space.outside_nodes for ablation in ABLATIONS],
-        "edge_strict": [(name, ablation) for name in outside for ablation in ABLATIONS],
-        "complement": [("all", ablation) for ablation in ABLATIONS],
+        "node_interchange": [(node.name, kind) for node in space.circuit_nodes for kind in kinds],
+        "edge_interchange": [
+            (str(space.edges[place]), kind) for place in space.circuit_places.tolist() for kind in kinds
+        ],
+        "node_strict": [(node.name, ablation) for node in space.outside_nodes for ablation in ablations],
+        "edge_strict": [(name, ablation) for name in outside for ablation in ablations],
+        "complement": [("all", ablation) for ablation in ablations],
     }
     for section in SECTIONS:
         there = [(entry.name, entry.ablation) for _, entry in certificate.entries(section)]

@@ -361,8 +361,9 @@ def test_a_seed_decides_the_initial_weights():
     assert not torch.equal(first.flat, other.flat)
 
 
-def test_initial_weights_have_the_deviation_promised_and_biases_are_zero():
-    config = TransformerConfig(2, 4, 64, 16, 256, 50, 40, 60, normalization_type="LN")
+@pytest.mark.parametrize("norm", [None, "LN"])
+def test_initial_weights_have_the_deviation_promised_and_biases_are_zero(norm):
+    config = TransformerConfig(2, 4, 64, 16, 256, 50, 40, 60, normalization_type=norm)
     for name, parameter in Transformer(config).state_dict().items():
         kind = name.rsplit(".", 1)[1]
         if kind == "w":
@@ -371,7 +372,11 @@ def test_initial_weights_have_the_deviation_promised_and_biases_are_zero():
             assert not bool(parameter.any())
         else:
             fan_in = {"W_O": 16, "W_out": 256}.get(kind, 64)
-            assert float(parameter.std() * fan_in**0.5) == pytest.approx(0.8, rel=0.05)
+            promised = 0.8 / fan_in**0.5
+            if norm == "LN":
+                # Of two layers with two parts each.
+                promised = {"W_E": 1.0, "W_pos": 1.0, "W_O": promised / 2, "W_out": promised / 2}.get(kind, promised)
+            assert float(parameter.std()) == pytest.approx(promised, rel=0.05)
 
 
 @of_both_directions_and_norms

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from interpbench_hub.certificate import Counterfactual
 from interpbench_hub.circuit import Circuit
 from interpbench_hub.constants import BOS, PAD
 from interpbench_hub.errors import CaseError
@@ -18,6 +19,7 @@ from interpbench_hub.rasp.variables import Graph
 if TYPE_CHECKING:
     import torch
 
+    from interpbench_hub.cases.pairs import PairSource, Split
     from interpbench_hub.rasp.high_level import HighLevelModel
 
 Sampler = Callable[[random.Random, int], list[Value]]
@@ -55,8 +57,7 @@ class Case:
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or _ID.fullmatch(self.id) is None:
             raise CaseError(f"case id {self.id!r} is not lower-case words joined by underscores, such as case_3")
-        if not isinstance(self.program, SOp):
-            raise CaseError(f"case {self.id}: program is {self.program!r}; give the output s-op of a RASP program")
+        self._check_program()
         if not 2 <= self.min_len <= self.max_len:
             raise CaseError(
                 f"case {self.id}: lengths {self.min_len} to {self.max_len} are no range; they count BOS, "
@@ -72,6 +73,10 @@ class Case:
             raise CaseError(f"case {self.id}: vocab holds None, {BOS} or {PAD}, which have meanings of their own")
         if self.program.is_causal != self.causal:
             object.__setattr__(self, "program", self.program.read_causally(self.causal))
+
+    def _check_program(self) -> None:
+        if not isinstance(self.program, SOp):
+            raise CaseError(f"case {self.id}: program is {self.program!r}; give the output s-op of a RASP program")
 
     # -- what follows from the program ---------------------------------------------------------------------------
 
@@ -218,6 +223,18 @@ class Case:
             return logits[:, 1:, 0].tolist()
         return [[self.classes[place] for place in row] for row in logits[:, 1:].argmax(-1).tolist()]
 
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    @property
+    def normalization_type(self) -> Literal["LN"] | None:
+        """Normalisation of the transformer the case is trained in: none."""
+        return None
+
+    @property
+    def is_language(self) -> bool:
+        """Whether outputs are next tokens, so that a model can learn the language of the inputs besides the task."""
+        return False
+
     # -- sampling --------------------------------------------------------------------------------------------------
 
     def sample(self, rng: random.Random, n_tokens: int) -> list[Value]:
@@ -225,6 +242,27 @@ class Case:
         if self.sampler is not None:
             return self.sampler(rng, n_tokens)
         return [self.vocab[int(rng.random() * len(self.vocab))] for _ in range(n_tokens)]
+
+    @property
+    def counterfactuals(self) -> tuple[Counterfactual, ...]:
+        """What source inputs can be to their bases; a certificate measures each by itself."""
+        return ("resample",)
+
+    def pair_sampler(
+        self,
+        *,
+        seed: int | str,
+        split: "Split | None" = None,
+        related: float = 0.0,
+        counterfactual: Counterfactual | None = None,
+    ) -> "PairSource":
+        """Draws pairs of inputs, and inputs by themselves: see `PairSampler`.
+
+        `counterfactual` is one of the case's, or None for all in equal shares.
+        """
+        from interpbench_hub.cases.pairs import PairSampler
+
+        return PairSampler(self, seed=seed, split=split, related=related)
 
     @property
     def n_inputs(self) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from interpbench_hub.cases.pairs import Pairs, PairSampler, all_pairs, count_pairs
+from interpbench_hub.cases.pairs import Pairs, all_pairs, count_pairs
 from interpbench_hub.circuit import POS_EMBED, Circuit, Edge, Kind, Node
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _pairs(case: "Case") -> Iterator[Pairs]:
     if count_pairs(case) <= MAX_EXACT_PAIRS:
         yield from all_pairs(case)
         return
-    sampler = PairSampler(case, seed="kinds", related=0.5)
+    sampler = case.pair_sampler(seed="kinds", related=0.5)
     drawn, size = 0, 512
     while drawn < MAX_SAMPLED_PAIRS:
         yield sampler.draw(size, drawn)

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -78,6 +78,18 @@ def seeded(*parts: object) -> int:
     """A 63-bit seed made from anything that prints the same everywhere."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+class PairSource(Protocol):
+    """Draws pairs, and inputs by themselves; the same number of a draw always gives the same."""
+
+    def draw(self, n_pairs: int, draw: int = 0) -> Pairs:
+        """The pairs of draw number `draw`."""
+        ...
+
+    def inputs(self, n_inputs: int, draw: int = 0) -> tuple[Tensor, Tensor]:
+        """Inputs and their lengths."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -93,16 +93,18 @@ def prescribed_circuit(graph: Graph, alignment: Alignment, *, case: str | None =
 
     An edge is in the circuit iff a variable implemented by the receiver directly reads, in that slot, a variable
     implemented by the sender. Besides, every head of the circuit reads the position in q, k and v: it must tell BOS
-    apart, which it attends to when nothing is selected.
+    apart, which it attends to when nothing is selected. An output without a node is computed by the logits
+    themselves, from all that it reads.
     """
     edges: dict[Edge, None] = {}
     for variable in graph.variables:
-        node = alignment.node_of[variable.name]
+        node = alignment.node_of.get(variable.name, LOGITS)
         for read in variable.reads:
             edges[Edge(alignment.node_of[read.variable], node, read.slot)] = None
         if node.is_head:
             edges.update((Edge(POS_EMBED, node, slot), None) for slot in SLOTS)
-    edges[Edge(alignment.node_of[graph.output.name], LOGITS)] = None
+    if graph.output.name in alignment.node_of:
+        edges[Edge(alignment.node_of[graph.output.name], LOGITS)] = None
     roles = {
         node: Role(names, "; ".join(_meaning(graph[name]) for name in names))
         for node, names in alignment.variables_of.items()

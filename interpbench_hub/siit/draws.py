@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
-from interpbench_hub.cases.pairs import PairSampler, seeded
+from interpbench_hub.cases.pairs import seeded
 from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, EdgeSpace, InterventionDraw
 from interpbench_hub.siit.pair_run import to_ids
 from interpbench_hub.siit.recipe import Recipe
@@ -62,11 +62,13 @@ class Draws:
     ) -> None:
         self.case, self.space, self.recipe, self.seed = case, space, recipe, seed
         self.variables, self.device = variables, device
-        self.sampler = PairSampler(case, seed=f"train {seed}", split="train", related=recipe.related_share)
+        self.sampler = case.pair_sampler(seed=f"train {seed}", split="train", related=recipe.related_share)
         self.interventions = InterventionDraw(space)
         n_outside_kinds = len(OUTSIDE_SHAPES) * len(recipe.ablations) if recipe.outside_level == "edge" else 0
         self.kind_counts = (space.n_exchanges, n_outside_kinds)
         """Kinds of circuit rows, and of outside rows."""
+        self.isolated_steps = recipe.isolated_steps if case.is_language else 0
+        """Steps in which everything outside the circuit is replaced in every intervened row; whole blocks."""
         self.n_replayed = int(recipe.replayed_share * recipe.n_pairs)
         """Pairs of a step that are replayed."""
 
@@ -116,6 +118,7 @@ class Draws:
         of_circuit, of_outside = weights.split(self.kind_counts)
         exchanges = self.interventions.circuit(steps * n_circuit, of_circuit, recipe.node_share, generator)
         circuit = self.interventions.exchanged_edges(exchanges)
+        is_isolated = number * steps < self.isolated_steps
         n_ablations = len(recipe.ablations)
         if recipe.outside_level == "node":
             outside = self.interventions.outside_node(steps * n_outside, generator)
@@ -123,6 +126,9 @@ class Draws:
             outside_kinds = torch.full_like(ablations, -1)
         else:
             drawn = self.interventions.outside_kinds(steps * n_outside, of_outside, generator)
+            if is_isolated:
+                # The last shape is everything.
+                drawn = drawn % n_ablations + (len(OUTSIDE_SHAPES) - 1) * n_ablations
             outside = self.interventions.outside(drawn // n_ablations, generator)
             ablations, outside_kinds = drawn % n_ablations, drawn + self.space.n_exchanges
         if suspects and n_outside:
@@ -145,6 +151,8 @@ class Draws:
                 grouped(tokens, 1), grouped(lengths, 1), source, self.space.to_circuit(circuit)
             )
             targets = torch.cat([changed.unflatten(0, (steps, n_circuit)), targets], dim=1)
+        if is_isolated:
+            circuit = circuit | ~self.space.in_circuit
         edges = [edges.reshape(steps, -1, self.space.n_edges) for edges in (circuit, outside)]
         masks = self.space.to_mask(torch.cat(edges, dim=1).flatten(0, 1))
         probed = [values[name].unflatten(0, (steps, 2 * n_pairs)) for name in self.variables]

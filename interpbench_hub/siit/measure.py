@@ -8,8 +8,8 @@ from torch import Tensor
 
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.kinds import changes_output
-from interpbench_hub.cases.pairs import Pairs, PairSampler, Split, all_inputs, count_pairs, is_split, pair_places
-from interpbench_hub.certificate import ABLATIONS, Ablation, Certificate, Effect, Entry, Section
+from interpbench_hub.cases.pairs import Pairs, Split, all_inputs, count_pairs, is_split, pair_places
+from interpbench_hub.certificate import ABLATIONS, Ablation, Certificate, Counterfactual, Effect, Entry, Section
 from interpbench_hub.patching import EdgePatcher
 from interpbench_hub.siit.interventions import EdgeSpace
 from interpbench_hub.siit.pair_run import OutputReader, PairRun, to_ids
@@ -50,6 +50,8 @@ class Measurement:
     def __init__(self, case: Case, model: Transformer, *, seed: int = 0, split: Split = "test"):
         self.case, self.model, self.seed = case, model, seed
         self.split: Split = split
+        self.counterfactual: Counterfactual | None = None
+        """What sources are to their bases: entries bear its name. None for all the case has, called `resample`."""
         self.device = model.device
         self.high_level = case.high_level if self.device.type == "cpu" else case.high_level.to(self.device)
         self.space = EdgeSpace(case, model.config, self.device)
@@ -62,7 +64,8 @@ class Measurement:
 
     def sampled(self, n_pairs: int, what: str) -> Iterator[Pairs]:
         """Pairs of the split, in chunks."""
-        sampler = PairSampler(self.case, seed=f"certificate {self.seed} {what}", split=self.split)
+        seed = f"certificate {self.seed} {what}"
+        sampler = self.case.pair_sampler(seed=seed, split=self.split, counterfactual=self.counterfactual)
         for draw, at in enumerate(range(0, n_pairs, _CHUNK)):
             pairs = sampler.draw(min(_CHUNK, n_pairs - at), draw)
             yield Pairs(*(part.to(self.device) for part in pairs))
@@ -71,7 +74,7 @@ class Measurement:
     def means(self) -> Tensor:
         """Mean of what each sender writes at each position over many inputs: [sender, 1, pos, d_model]."""
         if self._means is None:
-            sampler = PairSampler(self.case, seed=f"certificate {self.seed} means", split=self.split)
+            sampler = self.case.pair_sampler(seed=f"certificate {self.seed} means", split=self.split)
             total, count = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
             for draw, at in enumerate(range(0, MEAN_INPUTS, _CHUNK)):
                 inputs = sampler.inputs(min(_CHUNK, MEAN_INPUTS - at), draw)
@@ -93,14 +96,24 @@ class Measurement:
             else:
                 yield from run.by_base_length()
 
+    @property
+    def resampling(self) -> Counterfactual:
+        """What entries call a value of the source."""
+        return self.counterfactual or "resample"
+
+    @property
+    def ablations(self) -> tuple[Ablation, ...]:
+        """What replaces outside the circuit."""
+        return (self.resampling, *(ablation for ablation in ABLATIONS if ablation != "resample"))
+
     def _replacement(self, run: PairRun, ablation: Ablation) -> Tensor:
         match ablation:
-            case "resample":
-                return run.source.senders
             case "zero":
                 return torch.zeros_like(run.base.senders)
             case "mean":
                 return self.means()[:, :, : run.base.senders.shape[2]].expand_as(run.base.senders)
+            case _:
+                return run.source.senders
 
     # -- what is measured ----------------------------------------------------------------------------------------------
 
@@ -110,7 +123,7 @@ class Measurement:
         for pairs in batches:
             run = PairRun.of(self.case, self.high_level, self.model, pairs)
             self._behaviour(run)
-            for ablation in ABLATIONS:
+            for ablation in self.ablations:
                 self._complement(run, ablation)
 
     @torch.no_grad()
@@ -158,21 +171,21 @@ class Measurement:
                 codes = run.interchange_codes(self.space.to_circuit(edges[None]).expand(run.n_pairs, -1))
                 logits = patcher.node_logits(node, run.source.senders[self.space.config.senders.index(node)])
                 correct = self.reader.correct(logits, codes, run.base_there)
-                self.tally.add("node_interchange", node.name, "resample", *correct)
+                self.tally.add("node_interchange", node.name, self.resampling, *correct)
             for place in self.space.circuit_places.tolist():
                 edge, alone = self.space.edges[place], torch.zeros_like(self.space.in_circuit)
                 alone[place] = True
                 codes = run.interchange_codes(self.space.to_circuit(alone[None]).expand(run.n_pairs, -1))
                 logits = patcher.logits(edge, run.source.senders[self.space.sender[place]])
                 correct = self.reader.correct(logits, codes, run.base_there)
-                self.tally.add("edge_interchange", str(edge), "resample", *correct)
+                self.tally.add("edge_interchange", str(edge), self.resampling, *correct)
 
     @torch.no_grad()
     def node_strict(self, batches: Iterable[Pairs]) -> None:
         """Each node outside the circuit replaced, which should change nothing."""
         for run in self._runs(batches):
             patcher = EdgePatcher(self.model, run.base, run.base_padding)
-            for ablation in ABLATIONS:
+            for ablation in self.ablations:
                 replacement = self._replacement(run, ablation)
                 for node in self.space.outside_nodes:
                     logits = patcher.node_logits(node, replacement[self.space.config.senders.index(node)])
@@ -192,12 +205,12 @@ class Measurement:
 
         `only` restricts this to some edges, by place, and for each to some ablations.
         """
-        ablations = dict.fromkeys(self.space.negatives.tolist(), ABLATIONS) if only is None else only
+        ablations = dict.fromkeys(self.space.negatives.tolist(), self.ablations) if only is None else only
         done = 0
         for run in self._runs(batches):
             target = run.base_codes, run.base_there
             replacements: dict[Ablation, Tensor] = {
-                ablation: self._replacement(run, ablation) for ablation in ABLATIONS
+                ablation: self._replacement(run, ablation) for ablation in self.ablations
             }
             patcher = EdgePatcher(self.model, run.base, run.base_padding)
             for place, chosen in ablations.items():
@@ -213,22 +226,22 @@ class Measurement:
     def edge_strict_sample(self, batches: Iterable[Pairs]) -> None:
         """`edge_strict` on a sample: one edge and one ablation, drawn at random, for each pair."""
         negatives = self.space.negatives
-        generator = torch.Generator().manual_seed(self.seed)
+        generator, ablations = torch.Generator().manual_seed(self.seed), self.ablations
         for pairs in batches if len(negatives) else ():
             run = PairRun.of(self.case, self.high_level, self.model, pairs)
             places = negatives[torch.randint(len(negatives), (run.n_pairs,), generator=generator)]
             edges = torch.zeros(run.n_pairs, self.space.n_edges, dtype=torch.bool, device=self.device)
             edges[torch.arange(run.n_pairs), places] = True
-            kinds = torch.randint(len(ABLATIONS), (run.n_pairs,), generator=generator)
+            kinds = torch.randint(len(ablations), (run.n_pairs,), generator=generator)
             replacement = torch.zeros_like(run.base.senders)
-            for kind, ablation in enumerate(ABLATIONS):
+            for kind, ablation in enumerate(ablations):
                 rows = torch.where(kinds == kind)[0].to(self.device)
                 replacement[:, rows] = self._replacement(run, ablation)[:, rows]
             logits = self.model.interchange(run.base.senders, replacement, self.space.to_mask(edges), run.base_lengths)
             correct, counts = self.reader.correct(logits, run.base_codes, run.base_there)
             for row, (place, kind) in enumerate(zip(places.tolist(), kinds.tolist(), strict=True)):
                 name = str(self.space.edges[place])
-                self.tally.add("edge_strict", name, ABLATIONS[kind], correct[row], counts[row])
+                self.tally.add("edge_strict", name, ablations[kind], correct[row], counts[row])
 
     @torch.no_grad()
     def effect(self, batches: Iterable[Pairs]) -> None:
@@ -254,22 +267,27 @@ def measure(
     """The certificate of a model: all entries of the design's section 6, on pairs that training never draws.
 
     Aggregate entries cover all pairs of inputs where there are at most `MAX_EXHAUSTIVE_PAIRS`, else
-    `AGGREGATE_PAIRS` of them; single nodes and edges `SINGLE_PAIRS` each.
+    `AGGREGATE_PAIRS` of them; single nodes and edges `SINGLE_PAIRS` each. Where a case has several counterfactuals,
+    each has aggregate entries of its own, and they share the pairs behind single nodes and edges.
     """
     from interpbench_hub import __version__
 
     measurement = Measurement(case, model, seed=seed)
     is_exhaustive = count_pairs(case) <= MAX_EXHAUSTIVE_PAIRS
     n_pairs = AGGREGATE_PAIRS
-    if is_exhaustive:
-        n_pairs = measurement.exhaustive_aggregates()
-    else:
-        measurement.aggregates(measurement.sampled(n_pairs, "aggregates"))
-    singles = list(measurement.sampled(SINGLE_PAIRS, "singles"))
-    measurement.interchange(singles)
-    measurement.effect(singles)
-    measurement.node_strict(singles)
-    measurement.edge_strict(singles, progress, SINGLE_PAIRS)
+    kinds = case.counterfactuals
+    n_singles, n_edges = SINGLE_PAIRS // len(kinds), len(measurement.space.negatives)
+    for place, measurement.counterfactual in enumerate(kinds):
+        if is_exhaustive:
+            n_pairs = measurement.exhaustive_aggregates()
+        else:
+            measurement.aggregates(measurement.sampled(n_pairs, "aggregates"))
+        singles = list(measurement.sampled(n_singles, "singles"))
+        measurement.interchange(singles)
+        measurement.effect(singles)
+        measurement.node_strict(singles)
+        before = place * n_singles * n_edges
+        measurement.edge_strict(singles, _after(before, len(kinds), progress), n_singles)
     tally = measurement.tally
     return Certificate(
         case=case.id,
@@ -288,6 +306,11 @@ def measure(
         complement=tally.entries("complement"),
         effect=tuple(Effect(name, *counts) for name, counts in measurement.effects.items()),
     )
+
+
+def _after(before: int, times: int, progress: Progress | None) -> Progress | None:
+    """Progress of one of several equal parts, told as that of the whole."""
+    return progress and (lambda done, total: progress(before + done, total * times))
 
 
 @dataclass(frozen=True)

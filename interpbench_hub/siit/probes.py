@@ -24,12 +24,18 @@ class Probes:
 
     def __init__(self, case: Case, config: TransformerConfig, *, seed: int, device: torch.device) -> None:
         self.variables: list[Variable] = []
+        self._is_language = case.is_language
         self._senders: list[int] = []
         self._numbers: list[Tensor | None] = []
         widths = []
         for variable in case.graph.variables:
             is_number = variable.encoding == "numerical"
-            if not (variable.reads or variable.constants) or (not is_number and len(variable.classes) > MAX_CLASSES):
+            # An output of the logits' own needs no probe: it is there to be read.
+            if (
+                variable.name not in case.alignment.node_of
+                or not (variable.reads or variable.constants)
+                or (not is_number and len(variable.classes) > MAX_CLASSES)
+            ):
                 continue
             self.variables.append(variable)
             self._senders.append(config.senders.index(case.alignment.node_of[variable.name]))
@@ -56,15 +62,25 @@ class Probes:
             at += d * width
             written, code = senders[self._senders[place], :, 1:].flatten(0, 1), codes[:, place].flatten()
             read = torch.addmm(weight[-1], written, weight[:-1])
-            numbers = self._numbers[place]
+            numbers, variable = self._numbers[place], self.variables[place]
             if numbers is None:
-                counts = there.flatten() & (code < width)
+                counts = (there.flatten() & (code < width)).to(read.dtype)
                 each = F.cross_entropy(read, code.clamp(max=width - 1), reduction="none")
+                if self._is_language and variable.may_be_undefined:
+                    counts = _balanced(counts, code == variable.undefined)
             else:
                 counts = there.flatten() & (code < len(numbers))
                 each = (read[:, 0] - numbers[code.clamp(max=len(numbers) - 1)]) ** 2
             total = total + (each * counts).sum() / counts.sum().clamp(min=1)
         return total
+
+
+def _balanced(counts: Tensor, is_undefined: Tensor) -> Tensor:
+    """Weights [position] with which undefined values count as much as all others together.
+
+    A variable says something at one position of a sentence, and all the others would drown it.
+    """
+    return sum(part / part.sum().clamp(min=1) for part in (counts * is_undefined, counts * ~is_undefined))  # type: ignore[return-value]
 
 
 def _standardised(variable: Variable) -> Tensor:

@@ -31,12 +31,18 @@ class Recipe:
     """What is replaced outside the circuit: sets of `edge`s of all shapes, or one whole `node`."""
     ablations: tuple[Ablation, ...] = ("resample", "zero", "mean")
     """What replaces outside the circuit, in equal shares."""
+    isolated_steps: int = 1_500
+    """Steps at the start in which, in cases whose inputs are sentences, the circuit is trained by itself: every
+    intervened row has everything outside the circuit replaced, and plain rows need not give the program's output.
+    Other routes to that output, once learnt, are hard to unlearn."""
     related_share: float = 0.25
     """Share of pairs whose source is the base with some tokens changed."""
     replayed_share: float = 0.25
     """Share of pairs that are the worst ones of the last 16 steps, drawn again with their interventions."""
     probe_weight: float = 1.0
     """Weight of the probes' loss; it falls with the learning rate and is 0 in a cool-down."""
+    language_weight: float = 0.1
+    """Weight of the loss of predicting every next token, in cases whose inputs are sentences."""
     learning_rate: float = 3e-3
     """Peak learning rate of Adam, which runs in the basis of `Eigenbasis`."""
     betas: tuple[float, float] = (0.95, 0.95)
@@ -64,7 +70,15 @@ class Recipe:
         for name in ("n_pairs", "steady_steps", "max_steps", "check_every"):
             if getattr(self, name) < 1:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 1")
-        for name in ("circuit_groups", "outside_groups", "probe_weight", "warm_up", "cool_down"):
+        for name in (
+            "circuit_groups",
+            "outside_groups",
+            "probe_weight",
+            "language_weight",
+            "warm_up",
+            "cool_down",
+            "isolated_steps",
+        ):
             if not getattr(self, name) >= 0:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 0")
         for name in ("learning_rate", "gradient_norm"):

@@ -42,4 +42,5 @@ def transformer_config(case: Case) -> TransformerConfig:
         d_vocab_out=case.d_vocab_out,
         n_ctx=case.max_len,
         attention_dir="causal" if case.causal else "bidirectional",
+        normalization_type=case.normalization_type,
     )

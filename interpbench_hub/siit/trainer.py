@@ -111,7 +111,9 @@ class Trainer:
         run = self.model.run(draw.ids, draw.lengths)
         plain = self.reader.loss(run.logits, draw.codes, draw.there)
         # Mean over sources plus mean over bases.
-        behaviour = plain.sum() / n_pairs
+        behaviour = plain.sum() / n_pairs * (state.step >= self.draws.isolated_steps)
+        if self.case.is_language and recipe.language_weight:
+            behaviour = behaviour + recipe.language_weight * next_token_loss(run.logits, draw.ids, draw.lengths)
         circuit = outside = torch.zeros((), device=self.device)
         groups = recipe.circuit_groups + recipe.outside_groups
         if groups:
@@ -220,13 +222,24 @@ class Trainer:
         """Give what fell short outside the circuit a share of the rows from now on; failures come worst first."""
         ablations = self.recipe.ablations
         found = [
-            [self.space.outside_set(section, entry.name), ablations.index(entry.ablation)]
+            [self.space.outside_set(section, entry.name), ablations.index(ablation)]
             for section, entry in failures
-            if section in ("node_strict", "edge_strict", "complement") and entry.ablation in ablations
+            if section in ("node_strict", "edge_strict", "complement")
+            # Training draws all counterfactuals alike, as its way to resample.
+            and (ablation := "resample" if entry.ablation in self.case.counterfactuals else entry.ablation) in ablations
         ]
         # Earlier ones stay, so that they do not come back.
         kept = [suspect for suspect in self.state.suspects if suspect not in found]
         self.state.suspects = [*found, *kept][:MAX_SUSPECTS]
+
+
+def next_token_loss(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
+    """Mean cross-entropy of every token but BOS given those before it, in nats: a scalar.
+
+    `logits` [row, pos, out] and token `ids` [row, pos] begin with BOS; `lengths` [row] counts real positions.
+    """
+    there = torch.arange(1, ids.shape[1], device=ids.device) < lengths[:, None]
+    return F.cross_entropy(logits[:, :-1][there], ids[:, 1:][there])
 
 
 def _plain(value: Any) -> Any:

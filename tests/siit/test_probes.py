@@ -1,5 +1,6 @@
 """Probes: their loss against a plain loop over positions, and which variables have one."""
 
+import math
 from typing import Any
 
 import pytest
@@ -177,3 +178,29 @@ def test_a_seed_decides_the_first_weights():
     deviation = torch.cat([weight.flatten() for weight in weights]).std()
     assert float(deviation.detach()) * config.d_model**0.5 == pytest.approx(1, rel=0.15)
     assert not any(bool(bias.any()) for bias in biases)
+
+
+def test_in_sentences_undefined_values_count_as_much_as_all_others_together():
+    case = get_case("ioi")
+    probes, config = probes_of(case), transformer_config(case)
+    generator = torch.Generator().manual_seed(0)
+    senders = torch.randn(len(config.senders), 3, 8, config.d_model, generator=generator)
+    there = torch.arange(7) < torch.tensor([[7], [5], [6]])
+    codes = torch.full((3, len(probes.variables), 7), 100)
+    codes[0, :, 2], codes[1, :, 4], codes[2, :, 5] = 7, 9, 101
+    losses: dict[str, list[list[float]]] = {}
+    for place, variable in enumerate(probes.variables):
+        d, width = probes._shapes[place]
+        start = sum(math.prod(shape) for shape in probes._shapes[:place])
+        weight = probes.flat[start : start + d * width].view(d, width)
+        node = config.senders.index(case.alignment.node_of[variable.name])
+        groups: list[list[float]] = [[], []]
+        for row, at in there.nonzero().tolist():
+            code = int(codes[row, place, at])
+            if code != variable.ambiguous:
+                read = senders[node, row, 1 + at] @ weight[:-1] + weight[-1]
+                groups[code == variable.undefined].append(F.cross_entropy(read, torch.tensor(code)).item())
+        losses[variable.name] = groups
+    expected = sum(sum(sum(group) / len(group) for group in groups) / 2 for groups in losses.values())
+    assert all(len(defined) == 2 and len(undefined) == 15 for defined, undefined in losses.values())
+    assert probes.loss(senders, codes, there).item() == pytest.approx(expected, rel=1e-5)

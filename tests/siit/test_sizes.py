@@ -7,6 +7,7 @@ from interpbench_hub.rasp import Aggregate, Comparison, Select, indices, tokens
 from interpbench_hub.siit.sizes import transformer_config
 
 CASE_IDS = [case.id for case in list_cases()]
+PROGRAM_IDS = [case.id for case in list_cases() if not case.is_language]
 
 
 def room_needed(case: Case) -> float:
@@ -56,10 +57,18 @@ def test_ends_fit_the_case(case_id):
     assert config.d_vocab_out == (len(case.classes) if case.categorical else 1)
     assert config.n_ctx == case.max_len
     assert config.attention_dir == ("causal" if case.causal else "bidirectional")
-    assert config.normalization_type is None
+    assert config.normalization_type == ("LN" if case.is_language else None)
 
 
-@pytest.mark.parametrize("case_id", CASE_IDS)
+@pytest.mark.parametrize("case_id", ["ioi", "ioi_full"])
+def test_sentences_are_as_wide_as_six_layers_of_four_heads_allow(case_id):
+    config = transformer_config(get_case(case_id))
+    widths = (config.n_layers, config.n_heads, config.d_model, config.d_head, config.d_mlp)
+    # A hundred names are to be told apart, more than any head of a program compares.
+    assert widths == (6, 4, 64, 32, 256)
+
+
+@pytest.mark.parametrize("case_id", PROGRAM_IDS)
 def test_widths_follow_the_rule_within_its_bounds(case_id):
     case = get_case(case_id)
     config = transformer_config(case)

@@ -1,0 +1,147 @@
+"""The causal model of Indirect Object Identification on batches of sentences, with node and path interchange.
+
+Does for the variables of `circuits` what `rasp.high_level.HighLevelModel` does for those of a program, with the same
+interface and the same codes. Where a head of a program reads one variable in a slot, a name mover reads several.
+"""
+
+import torch
+from torch import Tensor
+
+from interpbench_hub.circuit import LOGITS, Circuit, Edge
+from interpbench_hub.ioi.circuits import role_of
+from interpbench_hub.ioi.templates import TAIL
+from interpbench_hub.ioi.words import NAMES, NOBODY
+from interpbench_hub.rasp.alignment import Alignment, prescribed_circuit
+from interpbench_hub.rasp.high_level import Values
+from interpbench_hub.rasp.variables import Graph, Variable
+
+_N_NAMES = len(NAMES)
+NONE, AMBIGUOUS = _N_NAMES, _N_NAMES + 1
+"""Codes of a head's variable that is no name: undefined, or different names at once."""
+
+
+class IoiModel:
+    """The variables on batches of token codes [batch, pos] (no BOS), padded on the right.
+
+    The answer exists at each sentence's last position; elsewhere its code is *ambiguous*, which is no target and no
+    evidence. Where an interchange makes a head find several names, though it looks for one, so is the answer.
+    """
+
+    def __init__(self, graph: Graph, alignment: Alignment, *, device: torch.device | str = "cpu") -> None:
+        self.graph, self.alignment, self.device = graph, alignment, torch.device(device)
+        self.circuit: Circuit = prescribed_circuit(graph, alignment)
+        self.edge_index = {edge: place for place, edge in enumerate(self.circuit)}
+        node_of = alignment.node_of
+        self._edge_of_read = {
+            (variable.name, read): self.edge_index[
+                Edge(node_of[read.variable], node_of.get(variable.name, LOGITS), read.slot)
+            ]
+            for variable in graph.variables
+            for read in variable.reads
+        }
+        self._nobody = graph.output.code(NOBODY)
+
+    def to(self, device: torch.device | str) -> "IoiModel":
+        """The same model for tensors on another device."""
+        return IoiModel(self.graph, self.alignment, device=device)
+
+    @property
+    def output_ambiguous(self) -> int:
+        """Code of an ambiguous answer."""
+        return self.graph.output.ambiguous
+
+    def selects_alike(self, head: Variable) -> bool:
+        """Whether a head looks at positions only."""
+        return role_of(head.name) in ("previous_token", "s_inhibition")
+
+    def selects_nothing(self, head: Variable) -> bool:
+        """Whether a head never selects a key: none is like that."""
+        return False
+
+    def run(self, tokens: Tensor, lengths: Tensor) -> Values:
+        """Codes [batch, pos] of every variable; `lengths` [batch] count each sentence's tokens."""
+        return self._run(tokens, lengths, None, None)
+
+    def interchange(self, tokens: Tensor, lengths: Tensor, source: Values, edges: Tensor) -> Tensor:
+        """Codes of the answer [batch, pos] when some edges carry their value on a source sentence.
+
+        `source` are the source sentences' values (`run`), `edges` a BoolTensor [batch, n_circuit_edges] in the order
+        of `circuit`.
+        """
+        return self._run(tokens, lengths, source, edges)[self.graph.output.name]
+
+    def _run(self, tokens: Tensor, lengths: Tensor, source: Values | None, edges: Tensor | None) -> Values:
+        batch, width = tokens.shape
+        valid = torch.arange(width, device=tokens.device) < lengths[:, None]
+        values: Values = {}
+        for variable in self.graph.variables:
+            slots: dict[str | None, list[Tensor]] = {"q": [], "k": [], "v": [], None: []}
+            for read in variable.reads:
+                codes = values[read.variable]
+                if source is not None and edges is not None:
+                    swapped = edges[:, self._edge_of_read[variable.name, read], None]
+                    codes = torch.where(swapped, source[read.variable][:, :width], codes)
+                # Heads look at names; a word that is none is to them as nothing.
+                slots[read.slot].append(codes.clamp(max=NONE) if read.variable == "tokens" else codes)
+            match role_of(variable.name):
+                case "tokens":
+                    result = tokens.masked_fill(~valid, 0)
+                case "indices":
+                    result = torch.arange(width, device=tokens.device).expand(batch, width)
+                case "previous_token":
+                    result = _moved(slots["v"][0], 1)
+                case "s_inhibition":
+                    result = _moved(slots["v"][0], TAIL)
+                case "duplicate_token" | "induction" | "backup_name_mover":
+                    result = _look_up(slots["q"][0], slots["k"][0], slots["v"][0], valid)
+                case "name_mover":
+                    result = _remaining(torch.stack(slots["q"]), slots["k"][0], slots["v"][0], valid)
+                case _:
+                    result = self._answer(torch.stack(slots[None]), lengths)
+            values[variable.name] = result
+        return values
+
+    def _answer(self, votes: Tensor, lengths: Tensor) -> Tensor:
+        """The name that all votes [voter, batch, pos] agree on, else nobody, at each sentence's end."""
+        agreed = torch.where((votes == votes[0]).all(0) & (votes[0] < _N_NAMES), votes[0], self._nobody)
+        agreed = torch.where((votes == AMBIGUOUS).any(0), self.output_ambiguous, agreed)
+        is_end = torch.arange(votes.shape[-1], device=votes.device) == lengths[:, None] - 1
+        return torch.where(is_end, agreed, self.output_ambiguous)
+
+
+def _moved(codes: Tensor, distance: int) -> Tensor:
+    """Codes [batch, pos] of `distance` positions before, None where there is no such position."""
+    moved = torch.full_like(codes, NONE)
+    moved[:, distance:] = codes[:, : max(codes.shape[1] - distance, 0)]
+    return moved
+
+
+def _look_up(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
+    """What stands in `v` where `k` holds, not after a query, the name that the query holds; ambiguous if it differs."""
+    equal = (k[:, None, :] == q[:, :, None]) & (q < _N_NAMES)[:, :, None]
+    result = _selected(equal, v, valid)
+    # No keys are ever ambiguous.
+    return torch.where(q == AMBIGUOUS, AMBIGUOUS, result)
+
+
+def _remaining(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
+    """The one name said so far that none of the queries [query, batch, pos] holds; None unless each holds a name.
+
+    None, too, if several names are left: attention spreads over them, and no name gets a whole vote.
+    """
+    asked = (q < _N_NAMES).all(0)
+    named = (k[:, None, :, None] == q.permute(1, 2, 0)[:, :, None, :]).any(-1)
+    result = _selected(asked[:, :, None] & (k < _N_NAMES)[:, None, :] & ~named, v, valid)
+    result = result.masked_fill(result == AMBIGUOUS, NONE)
+    # With another query that is None, nothing is selected whatever an ambiguous one stands for.
+    return torch.where((q == AMBIGUOUS).any(0) & (q != NONE).all(0), AMBIGUOUS, result)
+
+
+def _selected(chosen: Tensor, v: Tensor, valid: Tensor) -> Tensor:
+    """The name all selected positions hold, ambiguous if they differ: `chosen` is [batch, query, key]."""
+    width = v.shape[1]
+    seen = torch.ones(width, width, dtype=torch.bool, device=v.device).tril()
+    chosen = chosen & seen & valid[:, None, :]
+    low = torch.where(chosen, v[:, None, :], AMBIGUOUS + 1).amin(-1)
+    high = torch.where(chosen, v[:, None, :], -1).amax(-1)
+    return torch.where(high < 0, NONE, torch.where(low < high, AMBIGUOUS, low))

@@ -1,0 +1,152 @@
+"""The causal models of IOI: against a slow evaluator of one sentence, and what their circuits promise."""
+
+import random
+
+import pytest
+import torch
+
+from interpbench_hub.cases import get_case
+from interpbench_hub.cases.kinds import changes_output
+from interpbench_hub.ioi.case import CASES, IoiCase, IoiProgram
+from interpbench_hub.ioi.high_level import AMBIGUOUS, NONE
+from interpbench_hub.ioi.sentences import COUNTERFACTUALS, SentencePairs
+from interpbench_hub.ioi.templates import TAIL
+from interpbench_hub.ioi.words import NAMES, NOBODY
+
+UNCLEAR = "more than one name"
+
+
+def slow_values(case: IoiCase, words: list, source: dict | None = None, swapped: set | None = None) -> dict[str, list]:
+    """Every variable of one sentence, position by position; reads in `swapped` take the source's values."""
+    n_words = len(words)
+    values: dict[str, list] = {"tokens": [word if word in NAMES else None for word in words], "indices": [0] * n_words}
+    for variable in case.graph.variables[2:]:
+
+        def slot(letter: str | None, variable=variable) -> list[list]:
+            return [
+                source[read.variable] if source and (variable.name, read) in (swapped or ()) else values[read.variable]
+                for read in variable.reads
+                if read.slot == letter
+            ]
+
+        name, result = variable.name, []
+        for here in range(n_words):
+            if name.startswith("previous_token"):
+                result.append(slot("v")[0][here - 1] if here >= 1 else None)
+                continue
+            if name.startswith("s_inhibition"):
+                result.append(slot("v")[0][here - TAIL] if here >= TAIL else None)
+                continue
+            if name == "answer":
+                votes = [vote[here] for vote in slot(None)]
+                is_clear = votes[0] is not None and len(set(votes)) == 1
+                result.append(UNCLEAR if UNCLEAR in votes else votes[0] if is_clear else NOBODY)
+                continue
+            asked = [query[here] for query in slot("q")]
+            keys = slot("k")[0]
+            if name.startswith("name_mover"):
+                if None in asked:
+                    chosen = []
+                elif UNCLEAR in asked:
+                    result.append(UNCLEAR)
+                    continue
+                else:
+                    chosen = [at for at in range(here + 1) if keys[at] is not None and keys[at] not in asked]
+            elif asked[0] == UNCLEAR:
+                result.append(UNCLEAR)
+                continue
+            else:
+                chosen = [at for at in range(here + 1) if asked[0] is not None and keys[at] == asked[0]]
+            found = {slot("v")[0][at] for at in chosen}
+            several = None if name.startswith("name_mover") else UNCLEAR
+            result.append(None if not found else found.pop() if len(found) == 1 else several)
+        values[name] = result
+    return values
+
+
+def codes_of(values: list, vocab_code: dict) -> list[int]:
+    return [vocab_code[value] for value in values]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_variables_and_answers_equal_those_of_one_sentence_at_a_time(case):
+    pairs = case.pair_sampler(seed="oracle").draw(40)
+    values = case.high_level.run(pairs.base, pairs.base_lengths)
+    names = {name: place for place, name in enumerate(NAMES)} | {None: NONE, UNCLEAR: AMBIGUOUS}
+    for row in range(40):
+        length = int(pairs.base_lengths[row])
+        words = [case.vocab[token] for token in pairs.base[row, :length]]
+        expected = slow_values(case, words)
+        for name in case.heads:
+            assert values[name][row, :length].tolist() == codes_of(expected[name], names), (name, words)
+        assert case.vocab[values["answer"][row, length - 1]] == expected["answer"][-1] == IoiProgram()(words)[-1]
+        assert (values["answer"][row, : length - 1] == case.graph.output.ambiguous).all()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_path_interchanges_equal_those_of_one_sentence_at_a_time(case):
+    rng = random.Random(case.id)
+    pairs = case.pair_sampler(seed="oracle interchange").draw(150)
+    model = case.high_level
+    source = model.run(pairs.source, pairs.source_lengths)
+    reads = [(variable.name, read) for variable in case.graph.variables for read in variable.reads]
+    edges = torch.zeros(150, len(model.circuit), dtype=torch.bool)
+    chosen = []
+    for row in range(150):
+        picked = rng.sample(reads, rng.choice([1, 1, 1, 2, 3]))
+        chosen.append(set(picked))
+        for name, read in picked:
+            target = case.alignment.node_of.get(name)
+            edge = next(
+                edge
+                for edge in model.circuit
+                if edge.source == case.alignment.node_of[read.variable]
+                and edge.slot == read.slot
+                and (edge.target == target if target else edge.target.name == "logits")
+            )
+            edges[row, model.edge_index[edge]] = True
+    found = model.interchange(pairs.base, pairs.base_lengths, source, edges)
+    seen = set()
+    for row in range(150):
+        words, other = (
+            [case.vocab[token] for token in tokens[row, : lengths[row]]]
+            for tokens, lengths in ((pairs.base, pairs.base_lengths), (pairs.source, pairs.source_lengths))
+        )
+        expected = slow_values(case, words, slow_values(case, other), chosen[row])["answer"][-1]
+        code = int(found[row, len(words) - 1])
+        assert code == (model.output_ambiguous if expected == UNCLEAR else case.token_ids[expected]), chosen[row]
+        seen.add(expected if expected in (UNCLEAR, NOBODY) else "a name")
+    assert seen >= {NOBODY, "a name"}
+
+
+def test_sizes_of_the_circuits():
+    assert [len(case.circuit.of_kind("varying")) for case in CASES] == [8, 36]
+    assert [len(case.circuit.of_kind("inert")) for case in CASES] == [0, 0]
+    assert {edge.source.name for case in CASES for edge in case.circuit.of_kind("constant")} == {"pos_embed"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_exchanging_the_names_shows_every_varying_edge(case):
+    pairs = SentencePairs(case, "swap", "test", ("name_swap",)).draw(64)
+    changes = changes_output(case, pairs, list(case.circuit.of_kind("varying")))
+    assert changes.all()
+
+
+@pytest.mark.parametrize("kind", COUNTERFACTUALS)
+def test_every_kind_changes_some_answers(kind):
+    case = get_case("ioi")
+    pairs = SentencePairs(case, "kinds", "test", (kind,)).draw(64)
+    changes = changes_output(case, pairs, list(case.circuit.of_kind("varying")))
+    assert changes.any(1).float().mean() >= 0.5
+
+
+def test_nobody_is_the_answer_where_no_name_is_said_twice():
+    sentence = "Then , Mary and John went to the store . Charles gave a drink to"
+    assert IoiProgram()(sentence.split()) == [None] * 14 + [NOBODY]
+    assert IoiProgram()([]) == []
+
+
+def test_the_models_of_two_devices_agree():
+    case = get_case("ioi_full")
+    model = case.high_level.to("cpu")
+    assert model is not case.high_level and model.circuit == case.high_level.circuit
