@@ -2,10 +2,10 @@
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from interpbench_hub.certificate import Counterfactual
 from interpbench_hub.circuit import Circuit
@@ -229,6 +229,11 @@ class Case:
     def normalization_type(self) -> Literal["LN"] | None:
         """Normalisation of the transformer the case is trained in: none."""
         return None
+
+    @property
+    def edge_siit(self) -> Mapping[str, Any]:
+        """Fields in which Edge-SIIT's recipe differs for this case: none."""
+        return {}
 
     @property
     def is_language(self) -> bool:

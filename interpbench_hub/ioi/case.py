@@ -4,10 +4,10 @@
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.pairs import Split
@@ -84,6 +84,11 @@ class IoiCase(Case):
     @property
     def normalization_type(self) -> Literal["LN"]:
         return "LN"
+
+    @property
+    def edge_siit(self) -> Mapping[str, Any]:
+        # Six layers offer many routes around the circuit, and a hundred names many pairs to tell apart.
+        return {"isolated_steps": 800, "circuit_groups": 2, "max_steps": 12_000}
 
     @property
     def is_language(self) -> bool:

@@ -67,8 +67,6 @@ class Draws:
         n_outside_kinds = len(OUTSIDE_SHAPES) * len(recipe.ablations) if recipe.outside_level == "edge" else 0
         self.kind_counts = (space.n_exchanges, n_outside_kinds)
         """Kinds of circuit rows, and of outside rows."""
-        self.isolated_steps = recipe.isolated_steps if case.is_language else 0
-        """Steps in which everything outside the circuit is replaced in every intervened row; whole blocks."""
         self.n_replayed = int(recipe.replayed_share * recipe.n_pairs)
         """Pairs of a step that are replayed."""
 
@@ -118,7 +116,7 @@ class Draws:
         of_circuit, of_outside = weights.split(self.kind_counts)
         exchanges = self.interventions.circuit(steps * n_circuit, of_circuit, recipe.node_share, generator)
         circuit = self.interventions.exchanged_edges(exchanges)
-        is_isolated = number * steps < self.isolated_steps
+        is_isolated = number * steps < recipe.isolated_steps
         n_ablations = len(recipe.ablations)
         if recipe.outside_level == "node":
             outside = self.interventions.outside_node(steps * n_outside, generator)

@@ -31,10 +31,10 @@ class Recipe:
     """What is replaced outside the circuit: sets of `edge`s of all shapes, or one whole `node`."""
     ablations: tuple[Ablation, ...] = ("resample", "zero", "mean")
     """What replaces outside the circuit, in equal shares."""
-    isolated_steps: int = 1_500
-    """Steps at the start in which, in cases whose inputs are sentences, the circuit is trained by itself: every
-    intervened row has everything outside the circuit replaced, and plain rows need not give the program's output.
-    Other routes to that output, once learnt, are hard to unlearn."""
+    isolated_steps: int = 0
+    """Steps at the start in which the circuit is trained by itself: every intervened row has everything outside the
+    circuit replaced, and plain rows need not give the program's output. Other routes to that output, once learnt, are
+    hard to unlearn."""
     related_share: float = 0.25
     """Share of pairs whose source is the base with some tokens changed."""
     replayed_share: float = 0.25

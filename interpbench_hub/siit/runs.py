@@ -31,7 +31,7 @@ from interpbench_hub.siit.attempts import run_folder
 from interpbench_hub.siit.lock import folder_lock
 from interpbench_hub.siit.machine import Clock, hardware, one_thread
 from interpbench_hub.siit.measure import Progress, QuickCheck, measure
-from interpbench_hub.siit.recipe import Recipe, get_recipe
+from interpbench_hub.siit.recipe import EDGE_SIIT, Recipe, get_recipe
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.siit.trainer import Report, Trainer, better
 from interpbench_hub.siit.training_state import TrainingLog, TrainingState
@@ -71,7 +71,7 @@ def train(
     >>> train("case_3", out="runs/case_3", seed=0)  # doctest: +SKIP
     """
     case = get_case(case) if isinstance(case, str) else case
-    chosen = get_recipe(recipe).changed(**changes)
+    chosen = recipe_for(case, recipe).changed(**changes)
     checked_device(device)
     folder = Path(out) if out is not None else run_folder("runs", case.id, chosen.name, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,6 +86,15 @@ def train(
         else:
             _take_up(folder, trainer)
         return _Run(trainer, folder, report).finish()
+
+
+def recipe_for(case: Case, recipe: str | Recipe) -> Recipe:
+    """A recipe as a case is trained by it: fields of Edge-SIIT that nobody has changed are those the case asks for."""
+    chosen = get_recipe(recipe)
+    if chosen.name != EDGE_SIIT.name:
+        return chosen
+    own = case.edge_siit.items()
+    return chosen.changed(**{name: value for name, value in own if getattr(chosen, name) == getattr(EDGE_SIIT, name)})
 
 
 def certify(

@@ -111,7 +111,7 @@ class Trainer:
         run = self.model.run(draw.ids, draw.lengths)
         plain = self.reader.loss(run.logits, draw.codes, draw.there)
         # Mean over sources plus mean over bases.
-        behaviour = plain.sum() / n_pairs * (state.step >= self.draws.isolated_steps)
+        behaviour = plain.sum() / n_pairs * (state.step >= recipe.isolated_steps)
         if self.case.is_language and recipe.language_weight:
             behaviour = behaviour + recipe.language_weight * next_token_loss(run.logits, draw.ids, draw.lengths)
         circuit = outside = torch.zeros((), device=self.device)
