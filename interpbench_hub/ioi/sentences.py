@@ -5,7 +5,7 @@ the first alone: "Then, Mary and John went to the store. John gave a drink to" g
 first, the order is ABBA, else BABA.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -48,10 +48,6 @@ class Sentences:
         return Sentences(
             *(torch.where(chosen, getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
         )
-
-    def changed(self, **slots: Tensor) -> "Sentences":
-        """The same sentences with some slots filled otherwise."""
-        return Sentences(*(slots.get(field.name, getattr(self, field.name)) for field in fields(self)))
 
     @property
     def lengths(self) -> Tensor:
@@ -123,7 +119,8 @@ class SentenceSampler:
     """Draws sentences of a split (templates and pairs of names alike) from a generator."""
 
     def __init__(self, split: Split | None, generator: torch.Generator) -> None:
-        self.split, self.generator = split, generator
+        self.split: Split | None = split
+        self.generator = generator
         self._templates = torch.tensor(templates_of(split))
         self._lengths = _tables().lengths[self._templates]
 
@@ -154,11 +151,11 @@ class SentenceSampler:
         """For each sentence one that differs from it as the kind says."""
         match kind:
             case "name_swap":
-                return sentences.changed(first=sentences.second, second=sentences.first, again=sentences.io)
+                return replace(sentences, first=sentences.second, second=sentences.first, again=sentences.io)
             case "s2_to_io":
-                return sentences.changed(again=sentences.io)
+                return replace(sentences, again=sentences.io)
             case "abc":
-                return sentences.changed(again=self._third(sentences))
+                return replace(sentences, again=self._third(sentences))
             case "resample":
                 return self.draw(len(sentences), sentences.lengths)
 

@@ -7,7 +7,7 @@ import torch
 
 from interpbench_hub.cases import get_case
 from interpbench_hub.cases.kinds import changes_output
-from interpbench_hub.ioi.case import CASES, IoiCase, IoiProgram
+from interpbench_hub.ioi.case import CASES, IOI, IoiCase, IoiProgram
 from interpbench_hub.ioi.high_level import AMBIGUOUS, NONE
 from interpbench_hub.ioi.sentences import COUNTERFACTUALS, SentencePairs
 from interpbench_hub.ioi.templates import TAIL
@@ -134,7 +134,7 @@ def test_exchanging_the_names_shows_every_varying_edge(case):
 
 @pytest.mark.parametrize("kind", COUNTERFACTUALS)
 def test_every_kind_changes_some_answers(kind):
-    case = get_case("ioi")
+    case = IOI
     pairs = SentencePairs(case, "kinds", "test", (kind,)).draw(64)
     changes = changes_output(case, pairs, list(case.circuit.of_kind("varying")))
     assert changes.any(1).float().mean() >= 0.5
