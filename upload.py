@@ -37,7 +37,7 @@ def upload(
         bool, typer.Option("--move-tag", help="Let this version's tag follow what has changed since it was set.")
     ] = False,
 ) -> None:
-    """Publish models, datasets, circuits and their Collection; what is up to date on the Hub is left alone.
+    """Publish models, datasets, circuits, results and their Collection; what is up to date on the Hub is left alone.
 
     The access token is the one of HF_TOKEN or `hf auth login`. Interrupt it however you like: the same command goes on.
     The exit status is 1 if anything failed.

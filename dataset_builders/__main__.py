@@ -1,4 +1,4 @@
-"""The command line: `python -m dataset_builders build case_3 --out DIR`, `python -m dataset_builders circuits`."""
+"""The command line: `python -m dataset_builders build case_3 --out DIR`; `circuits` and `results` are made likewise."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +47,18 @@ def circuits(
     """Write the circuits of the bundled models as tables, with the card that introduces the collection."""
     with _errors_explained():
         folder = write_circuits(out)
+    Console().print(f"wrote {escape(str(folder))}", soft_wrap=True)
+
+
+@app.command()
+def results(
+    out: Annotated[Path, typer.Option(help="Folder to write the tables and their card to.")] = Path("results"),
+) -> None:
+    """Write how discovery methods do on the bundled models as tables, with their card."""
+    from dataset_builders.results import write_results
+
+    with _errors_explained():
+        folder = write_results(out)
     Console().print(f"wrote {escape(str(folder))}", soft_wrap=True)
 
 

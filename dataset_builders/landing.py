@@ -6,9 +6,12 @@ Owns what the card counts and lists; its text is the template `landing_card.md.j
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dataset_builders.bundled import BundledModel, bundled_models
 from dataset_builders.metadata import card_data, render_card
+from dataset_builders.results import REPOSITORY as RESULTS_REPOSITORY
+from dataset_builders.results import SHORT_HEADER, load_rows, part, short_leaderboard
 from interpbench_hub.certificate import CONFIDENCE, GRADES, THRESHOLD
 from interpbench_hub.constants import BOS, NAMESPACE
 from interpbench_hub.manifest import version_tag
@@ -85,6 +88,9 @@ def card_of(models: Sequence[BundledModel], *, namespace: str) -> str:
             (f"`{config}`", f"{n_rows[config]:,}", what, columns) for config, (what, columns) in CONFIGS.items()
         ],
         tier_rows=[(f"`{tier}`", what, *_grades(models, tier)) for tier, what in _TIERS.items()],
+        leaderboard_rows=short_leaderboard(_results(models)),
+        leaderboard_header=SHORT_HEADER,
+        results_repository=RESULTS_REPOSITORY,
         model_rows=[_model_row(model, namespace) for model in models],
         other_recipes=sorted({f"`{_suffix(model)}`" for model in models if _suffix(model)}),
         n_cases=len(cases),
@@ -97,6 +103,12 @@ def _example(models: Sequence[BundledModel]) -> BundledModel:
     by_grade = sorted(models, key=lambda model: (GRADES.index(model.grade), len(model.circuit)))
     with_head = [model for model in by_grade if any(node.is_head for node in model.circuit.nodes)]
     return next((model for model in models if model.id == "case_3"), (with_head or by_grade)[0])
+
+
+def _results(models: Sequence[BundledModel]) -> list[dict[str, Any]]:
+    """How methods with their defaults do on the certified ones of these models."""
+    weights = {model.weights_sha256 for model in models}
+    return [row for row in part(load_rows(), "methods") if row["weights_sha256"] in weights]
 
 
 def _suffix(model: BundledModel) -> str:

@@ -6,6 +6,7 @@ when chance explains it less than once in a thousand verifications of true certi
 
 import random
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -46,8 +47,11 @@ class Verification:
         return not self.problems
 
     def worst(self, section: Section) -> float | None:
-        """Least share of right pairs among the entries of a section that were measured; None if there are none."""
-        return min((entry.accuracy for entry in self.measured[section]), default=None)
+        """Least share of right pairs among the entries of a section that were measured; None if there are none.
+
+        An exchange that the high-level model gives no answer to, on any pair, is no measurement.
+        """
+        return min((entry.accuracy for entry in self.measured[section] if entry.count), default=None)
 
 
 def verify(
@@ -190,9 +194,12 @@ def scope_problems(case: "Case", certificate: Certificate, measurement: "Measure
         "edge_strict": [(name, ablation) for name in outside for ablation in ablations],
         "complement": [("all", ablation) for ablation in ablations],
     }
+    # An exchange that leaves no sentence with an answer has nothing to show, so an entry of it may be left out.
+    void = {key for key, (count, _) in measurement.tally.counts.items() if not count} if len(kinds) > 1 else set()
     for section in SECTIONS:
         there = [(entry.name, entry.ablation) for _, entry in certificate.entries(section)]
-        yield from _scope_problems(section, there, wanted[section])
+        optional = {(name, ablation) for of, name, ablation in void if of == section}
+        yield from _scope_problems(section, there, wanted[section], optional)
     effects = [(effect.name, None) for effect in certificate.effect]
     yield from _scope_problems("effect", effects, [(str(edge), None) for edge in case.circuit.of_kind("varying")])
     if certificate.case != case.id:
@@ -206,9 +213,12 @@ def scope_problems(case: "Case", certificate: Certificate, measurement: "Measure
 
 
 def _scope_problems(
-    section: str, there: Sequence[tuple[str, str | None]], wanted: Sequence[tuple[str, str | None]]
+    section: str,
+    there: Sequence[tuple[str, str | None]],
+    wanted: Sequence[tuple[str, str | None]],
+    optional: AbstractSet[tuple[str, str | None]] = frozenset(),
 ) -> Iterator[str]:
-    if lacking := set(wanted) - set(there):
+    if lacking := set(wanted) - set(there) - optional:
         yield f"{CERTIFICATE_FILE} lacks {_listing(section, lacking)}"
     if extra := set(there) - set(wanted):
         yield f"{CERTIFICATE_FILE} has {_listing(section, extra)}, which this circuit gives no reason for"

@@ -12,6 +12,7 @@ from pathlib import Path
 from interpbench_hub import manifest
 from interpbench_hub.certificate import THRESHOLD, TOLERANCE
 from interpbench_hub.constants import CARD_FILE, LIBRARY_NAME, NAMESPACE, UNDEFINED, WEIGHTS_FILE
+from model_cards.methods import METHODS_HEADER, method_rows
 from model_cards.pictures import png_of
 from model_cards.rendering import code, listing, plain, render
 from model_cards.results import (
@@ -97,7 +98,9 @@ def card_text(subject: Subject, *, picture: str, drawing: str, beside: str) -> s
         **_identity(subject),
         **_circuit(subject),
         **_certificate(subject),
+        **_methods(subject),
         **_inputs(subject),
+        sentences=_sentences(subject),
         **_provenance(subject, beside),
     )
     return str(ModelCard(text))
@@ -168,6 +171,12 @@ def _certificate(subject: Subject) -> dict[str, object]:
     }
 
 
+def _methods(subject: Subject) -> dict[str, object]:
+    """How methods do, where the circuit that they are scored against is the model's own."""
+    rows = method_rows(subject.model_id, subject.sha256) if subject.is_certified else []
+    return {"method_rows": rows, "method_header": METHODS_HEADER}
+
+
 def _inputs(subject: Subject) -> dict[str, object]:
     case, vocab, output = subject.case, subject.config.vocab, subject.config.output
     n_tokens = max(case.min_len - 1, min(case.max_len - 1, _MOST_EXAMPLE_TOKENS))
@@ -183,6 +192,15 @@ def _inputs(subject: Subject) -> dict[str, object]:
         "example": f"[{', '.join(map(_literal, example))}]",
         "example_outputs": f"[{', '.join(map(_rounded, case.program(example)))}]",
     }
+
+
+def _sentences(subject: Subject) -> dict[str, object] | None:
+    """What is said of a model of sentences alone."""
+    if not subject.is_of_sentences:
+        return None
+    from model_cards.sentences import sentence_section
+
+    return sentence_section(subject)
 
 
 def _provenance(subject: Subject, beside: str) -> dict[str, object]:

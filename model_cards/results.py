@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from interpbench_hub.certificate import SECTIONS, THRESHOLD, Certificate, Entry, Section
+from interpbench_hub.certificate import SECTIONS, THRESHOLD, Ablation, Certificate, Entry, Section
 from interpbench_hub.circuit import Circuit, Edge
 from interpbench_hub.constants import CERTIFICATE_FILE
 from model_cards.rendering import code
@@ -22,7 +22,15 @@ MOST_FAILURES = 12
 _DIGITS = 4
 _EXACT_DIGITS = 6
 
-_ABLATIONS = {"resample": "another input's value", "zero": "zero", "mean": "mean", None: ""}
+_ABLATIONS: dict[Ablation | None, str] = {
+    "resample": "another input's value",
+    "name_swap": "another input's value, name_swap",
+    "s2_to_io": "another input's value, s2_to_io",
+    "abc": "another input's value, abc",
+    "zero": "zero",
+    "mean": "mean",
+    None: "",
+}
 
 _MEASURED: dict[Section, str] = {
     "behaviour": "nothing is replaced: the program's output",

@@ -35,6 +35,7 @@ class Subject:
 
     model_id: str
     namespace: str
+    folder: Path
     config: CheckpointConfig
     circuit: Circuit
     certificate: Certificate
@@ -58,7 +59,7 @@ class Subject:
         is_bundled = entry is not None and entry["files"].get(WEIGHTS_FILE) == sha256
         attempts = tuple(entry["attempts"]) if entry is not None and is_bundled else ()
         case = load_case(folder)
-        return cls(model_id, namespace, config, circuit, certificate, sha256, attempts, is_bundled, case)
+        return cls(model_id, namespace, folder, config, circuit, certificate, sha256, attempts, is_bundled, case)
 
     @property
     def repository(self) -> str:
@@ -74,6 +75,13 @@ class Subject:
         """Whether the certificate confirms the circuit edge by edge."""
         return self.certificate.grade in ("path", "edge")
 
+    @property
+    def is_of_sentences(self) -> bool:
+        """Whether the task is Indirect Object Identification: inputs are sentences, and no program is behind them."""
+        from interpbench_hub.ioi.case import IoiCase
+
+        return isinstance(self.case, IoiCase)
+
     @cached_property
     def data(self) -> "ModelCardData":
         """The card's metadata."""
@@ -83,7 +91,8 @@ class Subject:
         tags = ["mechanistic-interpretability", "circuit-analysis", "transformers", "benchmark"]
         tags += ["known-circuit"] if self.is_certified else []
         tags += ["siit"] if recipe in ("edge-siit", "siit") else []
-        tags += ["tracr", "transformer-lens", "safetensors"]
+        tags += ["indirect-object-identification" if self.is_of_sentences else "tracr"]
+        tags += ["transformer-lens", "safetensors"]
         return ModelCardData(
             library_name=LIBRARY_NAME,
             license=LICENCE,

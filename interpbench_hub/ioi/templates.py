@@ -43,7 +43,7 @@ After [first] and [second] met near the [place] , [again] sold a [object] to
 After [first] and [second] left the [place] , [again] sent the [object] to
 After [first] and [second] had lunch at the [place] , [again] offered a [object] to
 After [first] and [second] came home from the [place] , [again] brought the [object] to
-After a long day , [first] and [second] went to the [place] and [again] gave a [object] to
+After work , [first] and [second] had a break at the [place] . [again] gave a [object] to
 After work , [first] and [second] met at the [place] . [again] threw the [object] to
 After lunch , [first] and [second] walked to the [place] . [again] showed the [object] to
 Before [first] and [second] went to the [place] , [again] handed a [object] to
@@ -53,7 +53,7 @@ Before work , [first] and [second] talked at the [place] and [again] passed the 
 Today , [first] and [second] went to the [place] . [again] sent a [object] to
 Today , [first] and [second] were near the [place] and [again] sold a [object] to
 Today [first] and [second] walked to the [place] . [again] offered the [object] to
-Today [first] and [second] had a long argument at the [place] . [again] brought a [object] to
+Today , [first] and [second] had a long argument at the [place] . [again] brought a [object] to
 Last week , [first] and [second] met at the [place] . [again] gave the [object] to
 Last week , [first] and [second] found a [object] near the [place] . [again] showed the [object] to
 Last week [first] and [second] came to the [place] and [again] handed the [object] to

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from interpbench_hub.collecting import case_of
 from interpbench_hub.manifest import natural_order
-from interpbench_hub.publishing.repositories import CIRCUITS, Repository
+from interpbench_hub.publishing.repositories import CIRCUITS, RESULTS, Repository
 
 if TYPE_CHECKING:
     from huggingface_hub import Collection, HfApi
@@ -65,7 +65,8 @@ class CollectionChange:
         return collection.slug
 
 
-def _order(repository: Repository) -> tuple[bool, list[tuple[int, str]], str]:
-    """The circuits first, then each case's models and data side by side."""
+def _order(repository: Repository) -> tuple[int, list[tuple[int, str]], str]:
+    """The circuits first, then the results, then each case's models and data side by side."""
     name = repository.id.partition("/")[2]
-    return (name != CIRCUITS, natural_order(case_of(name)), f"{repository.kind == 'dataset'} {name}")
+    place = (CIRCUITS, RESULTS).index(name) if name in (CIRCUITS, RESULTS) else 2
+    return (place, natural_order(case_of(name)), f"{repository.kind == 'dataset'} {name}")

@@ -57,11 +57,12 @@ def publish(
     endpoint: str | None = None,
     report: Report | None = None,
 ) -> list[Outcome]:
-    """Publish bundled models, the datasets of their cases, the circuits and a Collection of all of them on the Hub.
+    """Publish bundled models, the datasets of their cases, circuits, results and a Collection of all on the Hub.
 
     Everything is gathered and checked before the first byte goes out. A repository gets one commit, if anything in it
     differs, and the tag `v<package version>`; what is up to date is left alone, so that a second call uploads nothing.
-    With some models only, the circuits and the Collection are brought up to date if the namespace has them already.
+    With some models only, circuits, results and the Collection are brought up to date if the namespace has the circuits
+    already.
 
     Args:
         models: Ids of bundled models (`case_3`); a case's id stands for its comparison twins, too. All if None.
@@ -85,8 +86,8 @@ def publish(
         raise SettingError("there is no bundled model to publish; train one and bundle it first")
     _check_version()
     account = Account(checked_namespace(namespace), token, endpoint, is_reader=dry_run)
-    with_circuits = models is None or account.read("dataset", f"{namespace}/{CIRCUITS}") is not None
-    repositories = _gathered(chosen, namespace, Path(data), with_circuits, report)
+    with_tables = models is None or account.read("dataset", f"{namespace}/{CIRCUITS}") is not None
+    repositories = _gathered(chosen, namespace, Path(data), with_tables, report)
     changes = []
     for done, repository in enumerate(repositories):
         report({"event": "compare", "what": str(repository), "done": done, "total": len(repositories)})
@@ -106,12 +107,10 @@ def publish(
     ]
 
 
-def _gathered(
-    models: Sequence[str], namespace: str, data: Path, with_circuits: bool, report: Report
-) -> list[Repository]:
+def _gathered(models: Sequence[str], namespace: str, data: Path, with_tables: bool, report: Report) -> list[Repository]:
     """Every repository, or one error about everything that cannot be published."""
     repositories, faults = [], []
-    made = makers(models, namespace=namespace, data=data, with_circuits=with_circuits)
+    made = makers(models, namespace=namespace, data=data, with_tables=with_tables)
     for done, (what, make) in enumerate(made.items()):
         report({"event": "gather", "what": what, "done": done, "total": len(made)})
         try:

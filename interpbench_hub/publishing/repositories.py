@@ -1,7 +1,8 @@
 """What is to be published: the files of every repository, checked before the first byte goes out.
 
 A model's repository holds its checkpoint folder, its card and the drawing of its circuit; a dataset's the splits of a
-case and their card; the dataset `circuits` all circuits as tables. Knows nothing of what the Hub has.
+case and their card; the datasets `circuits` and `results` are tables about all models. Knows nothing of what the Hub
+has.
 """
 
 import hashlib
@@ -24,6 +25,8 @@ Kind = Literal["model", "dataset"]
 
 CIRCUITS = "circuits"
 """Name of the dataset that holds all circuits as tables."""
+RESULTS = "results"
+"""Name of the dataset that says how discovery methods do on the models."""
 
 MAX_NOTE = 500
 """Most characters of a note in a Collection; the Hub refuses longer ones."""
@@ -85,9 +88,9 @@ def chosen_models(names: Sequence[str] | None) -> list[str]:
 
 
 def makers(
-    models: Sequence[str], *, namespace: str, data: Path, with_circuits: bool
+    models: Sequence[str], *, namespace: str, data: Path, with_tables: bool
 ) -> dict[str, Callable[[], Repository]]:
-    """What makes each repository of these bundled models, by its name: theirs, their cases', and the circuits'.
+    """What makes each repository of these bundled models, by its name: theirs, their cases', and the tables about all.
 
     Datasets that are not in the folder `data` are built there. A maker raises `CheckpointError` or another
     `InterpBenchError` that lists everything wrong with its repository.
@@ -97,8 +100,9 @@ def makers(
         made[f"model {model}"] = partial(model_repository, model, namespace)
     for case in dict.fromkeys(map(case_of, models)):
         made[f"dataset {case}"] = partial(dataset_repository, case, namespace, data)
-    if with_circuits:
+    if with_tables:
         made[f"dataset {CIRCUITS}"] = partial(circuits_repository, namespace)
+        made[f"dataset {RESULTS}"] = partial(results_repository, namespace)
     return made
 
 
@@ -144,6 +148,17 @@ def circuits_repository(namespace: str) -> Repository:
     files = {name: File(content) for name, content in circuits_files(namespace=namespace).items()}
     note = "Every circuit of the collection as tables: edges, nodes, edges outside, models. Start here."
     repository = Repository("dataset", f"{namespace}/{CIRCUITS}", files, note)
+    _check(repository, [], _DATASET_FILES)
+    return repository
+
+
+def results_repository(namespace: str) -> Repository:
+    """The repository of how circuit discovery methods do on the bundled models."""
+    from dataset_builders.results import results_files
+
+    files = {name: File(content) for name, content in results_files(namespace=namespace).items()}
+    note = "How circuit discovery methods do on every certified model: scores, costs, leaderboard."
+    repository = Repository("dataset", f"{namespace}/{RESULTS}", files, note)
     _check(repository, [], _DATASET_FILES)
     return repository
 

@@ -102,6 +102,11 @@ def _graph_of(
                 f"program {program.name!r} has no vocabulary of its own; give vocab=, its tokens in order"
             )
         shortest, longest, masked = 4, 10, False
+    elif not isinstance(program.program, SOp):
+        raise SettingError(
+            f"case {program.id} has no RASP program to compile: its causal model is given by what its heads read; "
+            f'train a model of it, or take one with load_model("{program.id}")'
+        )
     elif vocab is min_len is max_len is causal is None:
         return program.graph
     else:

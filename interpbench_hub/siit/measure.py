@@ -41,7 +41,16 @@ class _Tally:
         entry[1] += int((correct & counted).sum())
 
     def entries(self, section: Section) -> tuple[Entry, ...]:
-        return tuple(Entry(key[1], key[2], *counts) for key, counts in self.counts.items() if key[0] == section)
+        """Entries of a section, but for exchanges that one kind of counterfactual leaves without any answer to count.
+
+        What no kind at all says anything about keeps its empty entries, which pass nothing.
+        """
+        counted = {key[1] for key, (count, _) in self.counts.items() if key[0] == section and count}
+        return tuple(
+            Entry(key[1], key[2], *counts)
+            for key, counts in self.counts.items()
+            if key[0] == section and (counts[0] or key[1] not in counted)
+        )
 
 
 class Measurement:

@@ -228,6 +228,8 @@ class Trainer:
             # Training draws all counterfactuals alike, as its way to resample.
             and (ablation := "resample" if entry.ablation in self.case.counterfactuals else entry.ablation) in ablations
         ]
+        # An edge may fall short by several kinds, which training draws alike.
+        found = [suspect for place, suspect in enumerate(found) if suspect not in found[:place]]
         # Earlier ones stay, so that they do not come back.
         kept = [suspect for suspect in self.state.suspects if suspect not in found]
         self.state.suspects = [*found, *kept][:MAX_SUSPECTS]

@@ -26,9 +26,9 @@ def random_model(config: TransformerConfig) -> Transformer:
     return model
 
 
-def random_data(config: TransformerConfig, *, longer: bool = False) -> PairData:
+def random_data(config: TransformerConfig, *, longer: bool = False, seed: int = 1) -> PairData:
     """Pairs of every length; with `longer` some corrupted inputs are longer than the clean one."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     lengths = torch.tensor([2, 3, 4, 4, 6])
     corrupted_lengths = (lengths + torch.arange(len(lengths)) % 3).clamp(max=config.n_ctx) if longer else lengths
     ids = torch.randint(config.d_vocab - 2, (2, len(lengths), config.n_ctx), generator=generator)

@@ -7,61 +7,11 @@ import torch
 
 from interpbench_hub.cases import get_case
 from interpbench_hub.cases.kinds import changes_output
-from interpbench_hub.ioi.case import CASES, IOI, IoiCase, IoiProgram
+from interpbench_hub.ioi.case import CASES, IOI, IoiProgram
 from interpbench_hub.ioi.high_level import AMBIGUOUS, NONE
 from interpbench_hub.ioi.sentences import COUNTERFACTUALS, SentencePairs
-from interpbench_hub.ioi.templates import TAIL
 from interpbench_hub.ioi.words import NAMES, NOBODY
-
-UNCLEAR = "more than one name"
-
-
-def slow_values(case: IoiCase, words: list, source: dict | None = None, swapped: set | None = None) -> dict[str, list]:
-    """Every variable of one sentence, position by position; reads in `swapped` take the source's values."""
-    n_words = len(words)
-    values: dict[str, list] = {"tokens": [word if word in NAMES else None for word in words], "indices": [0] * n_words}
-    for variable in case.graph.variables[2:]:
-
-        def slot(letter: str | None, variable=variable) -> list[list]:
-            return [
-                source[read.variable] if source and (variable.name, read) in (swapped or ()) else values[read.variable]
-                for read in variable.reads
-                if read.slot == letter
-            ]
-
-        name, result = variable.name, []
-        for here in range(n_words):
-            if name.startswith("previous_token"):
-                result.append(slot("v")[0][here - 1] if here >= 1 else None)
-                continue
-            if name.startswith("s_inhibition"):
-                result.append(slot("v")[0][here - TAIL] if here >= TAIL else None)
-                continue
-            if name == "answer":
-                votes = [vote[here] for vote in slot(None)]
-                is_clear = votes[0] is not None and len(set(votes)) == 1
-                result.append(UNCLEAR if UNCLEAR in votes else votes[0] if is_clear else NOBODY)
-                continue
-            asked = [query[here] for query in slot("q")]
-            keys = slot("k")[0]
-            if name.startswith("name_mover"):
-                if None in asked:
-                    chosen = []
-                elif UNCLEAR in asked:
-                    result.append(UNCLEAR)
-                    continue
-                else:
-                    chosen = [at for at in range(here + 1) if keys[at] is not None and keys[at] not in asked]
-            elif asked[0] == UNCLEAR:
-                result.append(UNCLEAR)
-                continue
-            else:
-                chosen = [at for at in range(here + 1) if asked[0] is not None and keys[at] == asked[0]]
-            found = {slot("v")[0][at] for at in chosen}
-            several = None if name.startswith("name_mover") else UNCLEAR
-            result.append(None if not found else found.pop() if len(found) == 1 else several)
-        values[name] = result
-    return values
+from tests.ioi.slow_sentences import UNCLEAR, slow_values
 
 
 def codes_of(values: list, vocab_code: dict) -> list[int]:

@@ -81,6 +81,17 @@ def test_every_template_in_both_orders_and_every_name_in_every_role(split, drawn
         assert {VOCAB[token] for token in slot.tolist()} == set(words)
 
 
+@pytest.mark.parametrize("held_out", ["validation", "test"])
+def test_names_and_ends_of_held_out_templates_stand_where_training_has_them(held_out):
+    """Positions are learnt one by one: what never stood somewhere in training cannot be expected to work there."""
+
+    def places(split) -> set[tuple[str, int]]:
+        found = [(slot, TEMPLATES[n].index(slot)) for n in templates_of(split) for slot in (FIRST, SECOND, AGAIN)]
+        return {*found, *(("end", len(TEMPLATES[n]) - 1) for n in templates_of(split))}
+
+    assert places(held_out) <= places("train")
+
+
 def test_splits_share_no_template_and_no_pair_of_names():
     templates, pairs = {}, {}
     for split in SPLITS:

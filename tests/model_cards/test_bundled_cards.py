@@ -49,7 +49,8 @@ def test_the_metadata_is_what_the_hub_asks_for(model: str) -> None:
     assert data["library_name"] == "interpbench-hub"
     assert data["datasets"] == [f"interpbench/{raw(model, 'config')['case']}"]
     assert len(set(data["tags"])) == len(data["tags"])
-    assert {"mechanistic-interpretability", "circuit-analysis", "benchmark", "tracr", "safetensors"} <= {*data["tags"]}
+    task = "indirect-object-identification" if raw(model, "config")["case"].startswith("ioi") else "tracr"
+    assert {"mechanistic-interpretability", "circuit-analysis", "benchmark", task, "safetensors"} <= {*data["tags"]}
     assert all(re.fullmatch(r"[a-z0-9-]+", tag) for tag in data["tags"])
     (index,) = data["model-index"]
     assert index["name"] == model

@@ -11,6 +11,7 @@ import pytest
 
 from dataset_builders.circuits import circuits_files
 from dataset_builders.folders import dataset_files
+from dataset_builders.results import results_files
 from interpbench_hub import load_certificate, load_circuit, manifest
 from interpbench_hub.errors import DownloadError, PublishError, SettingError, UnknownNameError
 from interpbench_hub.hub import resolve
@@ -25,6 +26,7 @@ EVERYTHING = {
     *(("model", f"interpbench/{model}") for model in MODELS),
     *(("dataset", f"interpbench/{model}") for model in MODELS),
     ("dataset", "interpbench/circuits"),
+    ("dataset", "interpbench/results"),
 }
 
 
@@ -44,6 +46,8 @@ def assert_published(hub: LocalHub, collection: Path, data: Path) -> None:
             expected |= card_files(short, collection / short)
         elif short == "circuits":
             expected = circuits_files()
+        elif short == "results":
+            expected = results_files()
         else:
             expected = dataset_files(data / short)
         assert held.keys() == expected.keys()
@@ -106,6 +110,7 @@ def test_the_collection_starts_with_the_circuits_and_has_notes(hub, put):
     ids = [(item["type"], item["id"].removeprefix("interpbench/")) for item in listed["items"]]
     assert ids == [
         ("dataset", "circuits"),
+        ("dataset", "results"),
         ("model", "bigram_share"),
         ("dataset", "bigram_share"),
         ("model", "case_3"),
@@ -116,7 +121,7 @@ def test_the_collection_starts_with_the_circuits_and_has_notes(hub, put):
     notes = [item["note"] for item in listed["items"]]
     assert all(notes)
     assert len(listed["description"]) <= 150
-    assert "Grade path, 6 edges" in notes[3]
+    assert "Grade path, 6 edges" in notes[4]
 
 
 def test_a_note_that_has_changed_is_corrected_and_foreign_items_stay(hub, put, monkeypatch):
@@ -301,7 +306,7 @@ def test_what_the_hub_asks_to_wait_for_longer_than_minutes_is_left_to_the_next_c
     ]
     refused, *rest = [outcome for outcome in outcomes if outcome.status == "failed"]
     assert "refuses more requests for now (HTTP 429" in refused.detail
-    assert len(rest) == 4 and all("not tried" in outcome.detail for outcome in rest)
+    assert len(rest) == 5 and all("not tried" in outcome.detail for outcome in rest)
     hub.heal()
     put()
     assert_published(hub, collection, data)

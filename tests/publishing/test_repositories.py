@@ -21,6 +21,7 @@ from interpbench_hub.publishing.repositories import (
     dataset_repository,
     makers,
     model_repository,
+    results_repository,
 )
 
 CARD = b"---\nlicense: cc-by-4.0\ntags:\n- benchmark\n---\n\nText with ![a picture](circuit.png).\n"
@@ -39,6 +40,12 @@ def test_every_bundled_model_can_be_published():
 def test_the_circuits_can_be_published():
     repository = circuits_repository("interpbench")
     assert repository.id == "interpbench/circuits" and repository.kind == "dataset"
+
+
+def test_the_results_can_be_published():
+    repository = results_repository("interpbench")
+    assert repository.id == "interpbench/results" and repository.kind == "dataset"
+    assert {"README.md", "methods/train-00000-of-00001.parquet"} <= set(repository.files)
 
 
 def test_a_dataset_is_built_where_it_is_missing(data: Path, monkeypatch):
@@ -63,8 +70,9 @@ def test_a_case_stands_for_its_twins_and_a_full_name_for_a_model(collection: Pat
 
 
 def test_each_case_has_one_dataset(collection: Path):
-    made = makers(["case_3", "case_10"], namespace="x", data=Path("data"), with_circuits=True)
-    assert list(made) == ["model case_3", "model case_10", "dataset case_3", "dataset case_10", "dataset circuits"]
+    made = makers(["case_3", "case_10"], namespace="x", data=Path("data"), with_tables=True)
+    tables = ["dataset circuits", "dataset results"]
+    assert list(made) == ["model case_3", "model case_10", "dataset case_3", "dataset case_10", *tables]
 
 
 def test_a_file_that_the_manifest_does_not_know_so_is_refused(collection: Path):

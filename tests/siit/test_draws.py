@@ -166,6 +166,39 @@ def test_any_number_of_groups_can_be_drawn(circuit_groups, outside_groups, repla
     assert not equal(block, again)
 
 
+@pytest.mark.parametrize("case_id", ["case_13", "ioi"])
+def test_isolated_steps_replace_everything_outside_the_circuit_in_every_row(case_id):
+    recipe = EDGE_SIIT.changed(circuit_groups=2, isolated_steps=BLOCK_STEPS + 1, replayed_share=0.0)
+    draws, plain = draws_of(case_id, recipe), draws_of(case_id, recipe.changed(isolated_steps=0))
+    space, n_circuit = draws.space, 2 * N_PAIRS
+    outside, singles = (
+        set(space.negatives.tolist()),
+        [set(edges.nonzero()[:, 0].tolist()) for edges in space.exchange_sets],
+    )
+    inside = set(space.circuit_places.tolist())
+    # A block in which isolated steps end is isolated as a whole.
+    for number, is_isolated in ((0, True), (1, True), (2, False)):
+        block, free = (each.block(number, even(each), None) for each in (draws, plain))
+        assert equal(block, free) == (not is_isolated)
+        if not is_isolated:
+            continue
+        for step in range(0, BLOCK_STEPS, 5):
+            for row in range(n_circuit):
+                edges = edges_of(space, block.masks[step, row])
+                assert edges >= outside
+                # What the row exchanges, and its target, are those of the row without the rest.
+                exchanged = singles[int(block.kinds[step, row])]
+                assert edges & inside == exchanged & inside == edges_of(space, free.masks[step, row]) & inside
+            for row in range(n_circuit, block.masks.shape[1]):
+                assert edges_of(space, block.masks[step, row]) == outside
+        kinds = block.kinds[:, n_circuit:] - space.n_exchanges
+        assert bool((kinds // 3 == OUTSIDE_SHAPES.index("all")).all())
+        assert torch.equal(kinds % 3, block.ablations[:, n_circuit:])
+        assert block.ablations[:, n_circuit:].unique().tolist() == [0, 1, 2]
+        for name in set(StepDraw._fields) - {"masks", "kinds"}:
+            assert torch.equal(getattr(block, name), getattr(free, name)), name
+
+
 def test_without_probes_no_variables_are_kept():
     case = get_case("case_13")
     space = EdgeSpace(case, transformer_config(case))

@@ -28,6 +28,7 @@ def quick_check_with(**shares: float) -> QuickCheck:
     [
         *((name, 0) for name in ("n_pairs", "steady_steps", "max_steps", "check_every")),
         *((name, -1) for name in ("circuit_groups", "outside_groups", "probe_weight", "warm_up", "cool_down")),
+        *((name, value) for name in ("language_weight", "isolated_steps") for value in (-1, NAN)),
         *((name, NAN) for name in ("learning_rate", "gradient_norm", "cool_down", "probe_weight")),
         *((name, 0.0) for name in ("learning_rate", "gradient_norm")),
         *((name, share) for name in SHARES for share in (-0.1, 1.01, NAN)),

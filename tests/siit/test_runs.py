@@ -26,10 +26,12 @@ from interpbench_hub.errors import CheckpointError, SettingError, UnknownNameErr
 from interpbench_hub.siit import RECIPES, Recipe, certify, measure, runs, train
 from interpbench_hub.siit import trainer as training
 from interpbench_hub.siit.adam import Adam
-from interpbench_hub.siit.measure import QuickCheck
+from interpbench_hub.siit.measure import Measurement, QuickCheck
+from interpbench_hub.siit.runs import recipe_for
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.siit.trainer import Trainer
 from interpbench_hub.siit.training_state import TrainingState
+from tests.small_ioi import small_config
 
 CLEAN = QuickCheck(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 SHORT = RECIPES["edge-siit"].changed(n_pairs=4, check_every=15, max_steps=40)
@@ -286,6 +288,56 @@ def test_a_run_resumes_over_half_a_line_in_its_log(tmp_path, whole_run, quick_lo
         file.write('{"event": "check", "st')
     train("case_3", out=tmp_path, recipe=SHORT)
     assert_left_the_same(tmp_path, whole_run)
+
+
+# -- sentences ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_case_asks_for_fields_of_edge_siit_that_nobody_has_changed():
+    case, edge_siit = get_case("ioi"), RECIPES["edge-siit"]
+    assert case.edge_siit
+    assert recipe_for(case, "edge-siit").to_dict() == {**edge_siit.to_dict(), **case.edge_siit}
+    own = edge_siit.changed(isolated_steps=7, n_pairs=3)
+    assert recipe_for(case, own).to_dict() == {
+        **edge_siit.to_dict(),
+        **case.edge_siit,
+        "isolated_steps": 7,
+        "n_pairs": 3,
+    }
+    for name in ("siit", "behaviour"):
+        assert recipe_for(case, name) is RECIPES[name]
+    assert recipe_for(get_case("case_3"), "edge-siit") == edge_siit
+
+
+@pytest.fixture
+def small_ioi(quick_looks, monkeypatch) -> Recipe:
+    """Models of IOI of hardly any width, whose certificates look at three edges outside."""
+    monkeypatch.setattr(runs, "transformer_config", lambda case: small_config(case.id))
+    edge_strict = Measurement.edge_strict
+
+    def few(self: Measurement, batches: Any, *_: Any, **__: Any) -> None:
+        edge_strict(self, batches, only=dict.fromkeys(self.space.negatives.tolist()[:3], self.ablations))
+
+    monkeypatch.setattr(Measurement, "edge_strict", few)
+    return RECIPES["edge-siit"].changed(n_pairs=2, check_every=15, max_steps=36, isolated_steps=18)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case_id", ["ioi", "ioi_full"])
+def test_sentences_are_trained_and_go_on_where_they_were_interrupted(case_id, tmp_path, small_ioi):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(case_id, out=whole, recipe=small_ioi)
+    for event, step in (("step", 10), ("check", 30)):
+        with pytest.raises(KeyboardInterrupt):
+            train(case_id, out=stopped, recipe=small_ioi, report=stop_at(event, step, interrupt))
+    train(case_id, out=stopped, recipe=small_ioi)
+    assert_left_the_same(stopped, whole)
+    checkpoint = load_checkpoint(whole)
+    assert checkpoint.config.is_language and checkpoint.config.provenance.steps == 36
+    assert checkpoint.certificate is not None
+    kinds = {entry.ablation for entry in checkpoint.certificate.edge_interchange}
+    assert kinds == set(get_case(case_id).counterfactuals)
+    assert certify(whole) == checkpoint.certificate
 
 
 # -- whose folder it is ------------------------------------------------------------------------------------------------

@@ -16,11 +16,12 @@ from interpbench_hub.rasp import Map, tokens
 from interpbench_hub.siit import RECIPES, Recipe
 from interpbench_hub.siit.draws import BLOCK_STEPS, StepDraw
 from interpbench_hub.siit.sizes import transformer_config
-from interpbench_hub.siit.trainer import MAX_SUSPECTS, Trainer, better
+from interpbench_hub.siit.trainer import MAX_SUSPECTS, Trainer, better, next_token_loss
 from interpbench_hub.siit.training_state import TrainingState
 from interpbench_hub.transformer import Run
 from tests.hooked import Senders, interchange_by_row, make_hooked_transformer, senders_of
 from tests.slow_model import AMBIGUOUS, SlowModel
+from tests.small_ioi import small_config
 
 EDGE_SIIT, SIIT, BEHAVIOUR = (RECIPES[name] for name in ("edge-siit", "siit", "behaviour"))
 RECIPES_OF_THREE = pytest.mark.parametrize(
@@ -178,6 +179,107 @@ def test_losses_and_gradient_of_a_step_are_those_of_a_slow_step_row_by_row(case_
     assert losses.total == pytest.approx(sum(found))
     assert trainer.model.flat.grad is not None and bool(gradient.any())
     torch.testing.assert_close(trainer.model.flat.grad, gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
+def test_isolated_steps_train_the_circuit_alone_and_no_plain_behaviour(monkeypatch):
+    recipe = EDGE_SIIT.changed(n_pairs=3, gradient_norm=1e9, isolated_steps=2 * BLOCK_STEPS)
+    trainer = run_steps(trainer_of("case_13", recipe, seed=3), BLOCK_STEPS + 2)
+    slow = SlowStep(trainer, trainer._draw())
+    _, circuit, outside = slow.losses()
+    weight = recipe.probe_weight_at(trainer.state.step)
+    gradient = slow.gradient(circuit + outside + weight * slow.probe_loss())
+    losses = trainer.step()
+    found = (losses.behaviour, losses.circuit, losses.outside)
+    assert found == pytest.approx((0.0, float(circuit.detach()), float(outside.detach())), rel=1e-4)
+    assert trainer.model.flat.grad is not None and losses.circuit > 0
+    torch.testing.assert_close(trainer.model.flat.grad, gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+    # Afterwards a step is like any other.
+    run_steps(trainer, 2 * BLOCK_STEPS - trainer.state.step)
+    slow = SlowStep(trainer, trainer._draw())
+    expected = [float(loss.detach()) for loss in slow.losses()]
+    losses = trainer.step()
+    assert [losses.behaviour, losses.circuit, losses.outside] == pytest.approx(expected, rel=1e-4)
+    assert losses.behaviour > 0
+
+
+# -- sentences ---------------------------------------------------------------------------------------------------------
+
+
+def ioi_trainer(recipe: Recipe) -> Trainer:
+    return Trainer(get_case("ioi"), small_config(), recipe, seed=1)
+
+
+def slow_next_token_loss(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
+    """Word by word."""
+    losses = [
+        -logits[row, at - 1].log_softmax(-1)[ids[row, at]]
+        for row, length in enumerate(lengths.tolist())
+        for at in range(1, length)
+    ]
+    return torch.stack(losses).mean()
+
+
+def test_the_loss_of_next_tokens_is_that_of_a_loop_over_words():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 7, 11, generator=generator, requires_grad=True)
+    ids, lengths = torch.randint(11, (4, 7), generator=generator), torch.tensor([7, 2, 5, 3])
+    # PAD, in any model, is an id that no logit stands for.
+    padded = torch.where(torch.arange(7) < lengths[:, None], ids, 12)
+    found, expected = next_token_loss(logits, padded, lengths), slow_next_token_loss(logits, ids, lengths)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(("weight", "isolated_steps"), [(0.1, 0), (2.0, 0), (0.0, 0), (0.1, 16)])
+def test_sentences_are_learnt_besides_their_answers(weight, isolated_steps):
+    recipe = BEHAVIOUR.changed(
+        n_pairs=3, gradient_norm=1e9, language_weight=weight, isolated_steps=isolated_steps, replayed_share=0.0
+    )
+    trainer = ioi_trainer(recipe)
+    draw, case = trainer._draw(), trainer.case
+    hooked = make_hooked_transformer(trainer.config.to_dict(), trainer.model.state_dict())
+    answers, words = [], []
+    for ids, length in zip(draw.ids, draw.lengths.tolist(), strict=True):
+        sentence = [case.vocab[token] for token in ids[1:length].tolist()]
+        logits = hooked(case.encode([sentence]))[0]
+        answers.append(F.cross_entropy(logits[-1], torch.tensor(case.token_ids[case.program(sentence)[-1]])))
+        words += [F.cross_entropy(logits[at], ids[at + 1]) for at in range(length - 1)]
+    # The answer is worth as much as a pair's two rows; the language is a mean over all words of the step.
+    expected = (torch.stack(answers).sum() / 3) * (not isolated_steps) + weight * torch.stack(words).mean()
+    expected.backward()
+    of = dict(hooked.named_parameters())
+    gradient = torch.cat(
+        [
+            torch.zeros(parameter.numel()) if (grad := of[name].grad) is None else grad.flatten()
+            for name, parameter in trainer.model.parameters.items()
+        ]
+    )
+    losses = trainer.step()
+    assert losses.behaviour == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert trainer.model.flat.grad is not None and bool(gradient.any())
+    torch.testing.assert_close(trainer.model.flat.grad, gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
+def test_a_kind_of_counterfactual_that_falls_short_is_suspected_as_resampling(make_certificate):
+    trainer = ioi_trainer(EDGE_SIIT)
+    space, ablations = trainer.space, trainer.recipe.ablations
+    places = space.negatives.tolist()[:3]
+    names = [str(space.edges[place]) for place in places]
+    edges = (
+        Entry(names[0], "abc", 100, 10),
+        Entry(names[1], "zero", 100, 20),
+        # The same edge by two kinds is one suspect; training draws all kinds alike.
+        Entry(names[0], "name_swap", 100, 30),
+        Entry(names[2], "s2_to_io", 100, 100),
+    )
+    outside = (Entry("all", "resample", 100, 40),)
+    trainer.suspect(make_certificate(edge_strict=edges, complement=outside).failures())
+    resample, zero = ablations.index("resample"), ablations.index("zero")
+    found = [
+        suspect for place, suspect in enumerate(trainer.state.suspects) if suspect not in trainer.state.suspects[:place]
+    ]
+    assert found == [[places[0], resample], [places[1], zero], [len(space.outside_sets) - 1, resample]]
 
 
 def test_a_cool_down_is_without_probes(monkeypatch):
