@@ -255,7 +255,22 @@ class Transformer:
         *,
         first_layer: int = 0,
     ) -> Tensor:
+        """Logits [row, pos, d_vocab_out] when some edges carry a replacement: see `interchange_run`."""
+        return self.interchange_run(base, replacement, edges, lengths, first_layer=first_layer)[0]
+
+    def interchange_run(
+        self,
+        base: Tensor,
+        replacement: Tensor,
+        edges: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        first_layer: int = 0,
+    ) -> tuple[Tensor, dict[int, Tensor]]:
         """Logits [row, pos, d_vocab_out] when some edges carry a replacement, each row with its own edges.
+
+        Also gives what each sender itself wrote under these exchanges, [row, pos, d_model] by its place in `senders`,
+        from `first_layer` on.
 
         `base` and `replacement` are what senders wrote ([sender, row, pos, d_model], as in `Run.senders`) on the
         base inputs and on whatever replaces (another run's rows, zeros, means); `edges` is a BoolTensor
@@ -275,6 +290,7 @@ class Transformer:
         # Split once: each slice of its own would cost a tensor of the full size in the backward pass.
         parts = iter(replacement.split([known, *[config.n_heads, 1] * (config.n_layers - first_layer)]))
         delta = next(parts) - own
+        written: dict[int, Tensor] = {}
 
         def exchanged(start: int, stop: int) -> Tensor:
             """What the exchanged edges add to the inputs of receivers start .. stop: [receiver, row, pos, d]."""
@@ -288,13 +304,15 @@ class Transformer:
             at = layer * config.receivers_per_layer
             mlp_at = at + config.receivers_per_layer - 1
             heads = self.heads(self.project_each(resid + exchanged(at, mlp_at), layer), layer, bias)
+            written.update(enumerate(heads, len(delta)))
             resid = self.add_heads(resid, heads, layer)
             delta = torch.cat([delta, next(parts) - heads])
             mlp = self.mlp(resid + exchanged(mlp_at, mlp_at + 1)[0], layer)
+            written[len(delta)] = mlp
             resid = resid + mlp
             delta = torch.cat([delta, next(parts) - mlp])
         last = len(config.receivers) - 1
-        return self.unembed(resid + exchanged(last, last + 1)[0])
+        return self.unembed(resid + exchanged(last, last + 1)[0]), written
 
     # -- pieces of a layer, for those who put forward passes together themselves ---------------------------------------
 

@@ -17,6 +17,8 @@ from typing import Any
 os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE"):
     os.environ.pop(_name, None)
+# So that the same steps give the same bits in every test of a process: see `siit.machine`.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 _hf_home = tempfile.TemporaryDirectory(prefix="interpbench-hf-")
 atexit.register(_hf_home.cleanup)
 os.environ["HF_HOME"] = _hf_home.name

@@ -96,9 +96,17 @@ def interchange_by_row(
     hooked: HookedTransformer, tokens: Tensor, edges: Sequence[Sequence[Edge]], replacement: Mapping[Node, Tensor]
 ) -> Tensor:
     """Logits when the edges `edges[row]` of each row carry `replacement`."""
+    return run_by_row(hooked, tokens, edges, replacement)[0]
+
+
+def run_by_row(
+    hooked: HookedTransformer, tokens: Tensor, edges: Sequence[Sequence[Edge]], replacement: Mapping[Node, Tensor]
+) -> tuple[Tensor, Senders]:
+    """Logits, and what every sender itself writes, when the edges `edges[row]` of each row carry `replacement`."""
     sets = [set(row) for row in edges]
     where = {edge: torch.tensor([edge in row for row in sets]) for edge in set().union(*sets)}
-    return _interchange(hooked, tokens, where, replacement)
+    written: Senders = {}
+    return _interchange(hooked, tokens, where, replacement, written), written
 
 
 def interchange_node(hooked: HookedTransformer, tokens: Tensor, node: Node, replacement: Tensor) -> Tensor:
@@ -116,10 +124,14 @@ def interchange_node(hooked: HookedTransformer, tokens: Tensor, node: Node, repl
 
 
 def _interchange(
-    hooked: HookedTransformer, tokens: Tensor, where: Mapping[Edge, Tensor], replacement: Mapping[Node, Tensor]
+    hooked: HookedTransformer,
+    tokens: Tensor,
+    where: Mapping[Edge, Tensor],
+    replacement: Mapping[Node, Tensor],
+    written: Senders | None = None,
 ) -> Tensor:
-    """Logits when each edge carries `replacement` in the rows `where[edge]` [row]."""
-    written: Senders = {}
+    """Logits when each edge carries `replacement` in the rows `where[edge]` [row]; `written` gets what all write."""
+    written = {} if written is None else written
     readers: dict[str, list[tuple[Edge, Tensor]]] = {}
     for edge, rows in where.items():
         readers.setdefault(input_hook(hooked, edge.target, edge.slot), []).append((edge, rows[:, None, None]))

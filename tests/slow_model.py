@@ -45,6 +45,14 @@ class SlowModel:
         run = _Run(self, base, _Run(self, source, None, frozenset()), frozenset(edges))
         return [run.read(self.program, place, "logits") for place in range(len(base))]
 
+    def values(self, base: Sequence, source: Sequence = (), edges: Iterable[str] = ()) -> dict[str, list]:
+        """What every variable's own node holds on `base` when the named edges carry their value on `source`."""
+        run = _Run(self, base, _Run(self, source, None, frozenset()), frozenset(edges))
+        held = {self.names[sop]: sop for sop in self.names if not is_constant(sop)}
+        return {
+            name: [run.value(held[name], place) for place in range(len(base))] for name in self.nodes if name in held
+        }
+
 
 class _Run:
     """One input, with the edges that carry values of another run instead of this one's."""

@@ -22,6 +22,7 @@ from tests.hooked import (
     interchange_by_row,
     interchange_node,
     make_hooked_transformer,
+    run_by_row,
     senders_of,
 )
 
@@ -144,6 +145,24 @@ def test_an_interchange_with_its_own_edges_for_each_row_is_the_same_patch_made_b
 
 
 @of_both_directions_and_norms
+@pytest.mark.parametrize("first_layer", [0, 1])
+@torch.no_grad()
+def test_what_senders_write_under_an_interchange_is_what_the_hooks_see(config, first_layer):
+    model, rows = random_model(config), 7
+    late = [edge for edge in config.edges if edge.target.layer is None or edge.target.layer >= first_layer]
+    edges = [[edge for edge in row if edge in late] for row in random_edges(config, rows)]
+    base, source = random_tokens(config, rows, seed=1), random_tokens(config, rows, seed=2)
+    mask = mask_of_rows(config, edges)
+    run = model.run(base)
+    _, written = model.interchange_run(run.senders, model.run(source).senders, mask, first_layer=first_layer)
+    hooked = hooked_transformer(model)
+    seen = run_by_row(hooked, base, edges, senders_of(hooked, source))[1]
+    assert list(written) == list(range(config.senders_before(first_layer), len(config.senders)))
+    for place, found in written.items():
+        assert_same(found, seen[config.senders[place]])
+
+
+@of_both_directions_and_norms
 @torch.no_grad()
 def test_each_single_edge_is_the_same_patch_made_by_hooks(config):
     model = random_model(config)
@@ -154,8 +173,9 @@ def test_each_single_edge_is_the_same_patch_made_by_hooks(config):
     assert_same(found, interchange_by_row(hooked, base, edges, senders_of(hooked, source)))
     # Each of them matters in a random model, or the comparison would say nothing.
     position = torch.tensor([edge.source == POS_EMBED for edge in config.edges])
-    moved = (found - model(base)).abs().amax((1, 2)) > 1e-6
-    assert bool(moved[~position].all()) and not bool(moved[position].any())
+    moved = (found - model(base)).abs().amax((1, 2))
+    # The position is the same in both runs: its edges move nothing but how sums are rounded.
+    assert float(moved[~position].min()) > 1e-5 > float(moved[position].max())
 
 
 @of_both_directions_and_norms

@@ -68,7 +68,15 @@ class IoiModel:
         `source` are the source sentences' values (`run`), `edges` a BoolTensor [batch, n_circuit_edges] in the order
         of `circuit`.
         """
-        return self._run(tokens, lengths, source, edges)[self.graph.output.name]
+        return self.output(self.interchange_values(tokens, lengths, source, edges), source, edges)
+
+    def interchange_values(self, tokens: Tensor, lengths: Tensor, source: Values, edges: Tensor) -> Values:
+        """Codes [batch, pos] of every variable, as its own node computes it, under the interchange of `interchange`."""
+        return self._run(tokens, lengths, source, edges)
+
+    def output(self, values: Values, source: Values, edges: Tensor) -> Tensor:
+        """Codes of the answer [batch, pos], which the logits themselves compute."""
+        return values[self.graph.output.name]
 
     def _run(self, tokens: Tensor, lengths: Tensor, source: Values | None, edges: Tensor | None) -> Values:
         batch, width = tokens.shape

@@ -86,8 +86,16 @@ class HighLevelModel:
         `circuit`: where it is set, the receiver alone reads in that slot what the sender holds on the source input.
         A node interchange sets all the edges that leave the node.
         """
+        return self.output(self.interchange_values(tokens, lengths, source, edges), source, edges)
+
+    def interchange_values(self, tokens: Tensor, lengths: Tensor, source: Values, edges: Tensor) -> Values:
+        """Codes [batch, pos] of every variable, as its own node computes it, under the interchange of `interchange`."""
+        return self._run(tokens, lengths, source, edges)
+
+    def output(self, values: Values, source: Values, edges: Tensor) -> Tensor:
+        """What the logits read, codes [batch, pos]: the output of `interchange_values`, or that of the source."""
         name = self.graph.output.name
-        own = self._run(tokens, lengths, source, edges)[name]
+        own = values[name]
         return torch.where(edges[:, self._output_edge, None], source[name][:, : own.shape[1]], own)
 
     def _run(self, tokens: Tensor, lengths: Tensor, source: Values | None, edges: Tensor | None) -> Values:

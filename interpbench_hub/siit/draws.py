@@ -43,6 +43,8 @@ class StepDraw(NamedTuple):
     """Edges that carry a replacement [intervened row, receivers, senders]: 0 or 1."""
     targets: Tensor
     """Output codes the intervened rows should give [intervened row, pos]."""
+    target_variables: Tensor
+    """Codes the variables that probes read should have in the intervened rows [intervened row, variable, pos]."""
     ablations: Tensor
     """What replaces in each intervened row: its place in the recipe's ablations, -1 in circuit rows."""
     kinds: Tensor
@@ -136,7 +138,10 @@ class Draws:
             outside = torch.where(chosen[:, None], self.space.outside_sets[place[which]], outside)
             ablations = torch.where(chosen, kind[which], ablations)
             outside_kinds = outside_kinds.masked_fill(chosen, -1)
+        probed = [values[name].unflatten(0, (steps, 2 * n_pairs)) for name in self.variables]
+        variables = torch.stack(probed, dim=2) if probed else codes.new_zeros(steps, 2 * n_pairs, 0, codes.shape[-1])
         targets = codes[:, n_pairs:].repeat(1, recipe.outside_groups, 1)
+        target_variables = variables[:, n_pairs:].repeat(1, recipe.outside_groups, 1, 1)
         if n_circuit:
 
             def grouped(tensor: Tensor, side: int) -> Tensor:
@@ -145,23 +150,28 @@ class Draws:
                 return rows.repeat(1, recipe.circuit_groups, *[1] * (tensor.ndim - 1)).flatten(0, 1)
 
             source = {name: grouped(value, 0) for name, value in values.items()}
-            changed = self.case.high_level.interchange(
-                grouped(tokens, 1), grouped(lengths, 1), source, self.space.to_circuit(circuit)
-            )
-            targets = torch.cat([changed.unflatten(0, (steps, n_circuit)), targets], dim=1)
+            high_level, exchanged = self.case.high_level, self.space.to_circuit(circuit)
+            changed = high_level.interchange_values(grouped(tokens, 1), grouped(lengths, 1), source, exchanged)
+            output = high_level.output(changed, source, exchanged)
+            targets = torch.cat([output.unflatten(0, (steps, n_circuit)), targets], dim=1)
+            if self.variables:
+                probed = torch.stack([changed[name] for name in self.variables], dim=1)
+                target_variables = torch.cat([probed.unflatten(0, (steps, n_circuit)), target_variables], dim=1)
+            else:
+                target_variables = codes.new_zeros(steps, n_circuit + n_outside, 0, codes.shape[-1])
         if is_isolated:
             circuit = circuit | ~self.space.in_circuit
         edges = [edges.reshape(steps, -1, self.space.n_edges) for edges in (circuit, outside)]
         masks = self.space.to_mask(torch.cat(edges, dim=1).flatten(0, 1))
-        probed = [values[name].unflatten(0, (steps, 2 * n_pairs)) for name in self.variables]
         return StepDraw(
             ids=to_ids(self.case, tokens, lengths).unflatten(0, (steps, 2 * n_pairs)),
             lengths=(lengths + 1).view(steps, -1),
             there=(torch.arange(tokens.shape[1]) < lengths[:, None]).unflatten(0, (steps, 2 * n_pairs)),
             codes=codes,
-            variables=torch.stack(probed, dim=2) if probed else codes.new_zeros(steps, 2 * n_pairs, 0, codes.shape[-1]),
+            variables=variables,
             masks=masks.to(torch.float32).view(steps, n_circuit + n_outside, *masks.shape[1:]),
             targets=targets,
+            target_variables=target_variables,
             ablations=torch.cat([torch.full((steps, n_circuit), -1), ablations.view(steps, n_outside)], dim=1),
             kinds=torch.cat([exchanges.view(steps, n_circuit), outside_kinds.view(steps, n_outside)], dim=1),
         )

@@ -1,6 +1,7 @@
 """The machine a run is made on: its threads, memory, clock and name."""
 
 import ctypes
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -10,6 +11,11 @@ from pathlib import Path
 import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+# On some processors the sums of torch's matrix library (MKL) depend on where in memory a tensor happens to lie, so that
+# a run taken up again would not end where it would have. This costs nothing measurable; it must be said before the
+# first product of a process.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 @contextmanager

@@ -3,9 +3,13 @@
 They give every node its task directly, however many layers lie between it and the output. Without them the gradient
 of a deep program reaches its first variables only through all the others. What nodes carry besides their variable,
 and who may read it, is still the business of the interchanges.
+
+They read intervened rows as well, where each variable should be what the program makes it under the same interchange:
+the keys of one input with the queries of another are combinations that no plain row has.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -50,17 +54,18 @@ class Probes:
         self.flat = torch.cat([*parts, torch.zeros(0)]).to(device).requires_grad_()
         self._shapes = [(d_model + 1, width) for width in widths]
 
-    def loss(self, senders: Tensor, codes: Tensor, there: Tensor) -> Tensor:
+    def loss(self, senders: Tensor | Mapping[int, Tensor], codes: Tensor, there: Tensor) -> Tensor:
         """Sum over the variables of the mean loss of reading them: a scalar.
 
-        `senders` [sender, row, 1 + pos, d_model] is what nodes wrote, `codes` [row, variable, pos], `there` [row, pos].
+        `senders` [sender, row, 1 + pos, d_model] is what nodes wrote, or a mapping with those of the variables,
+        `codes` [row, variable, pos], `there` [row, pos].
         """
-        total = senders.new_zeros(())
+        total = self.flat.new_zeros(())
         at = 0
         for place, (d, width) in enumerate(self._shapes):
             weight = self.flat[at : at + d * width].view(d, width)
             at += d * width
-            written, code = senders[self._senders[place], :, 1:].flatten(0, 1), codes[:, place].flatten()
+            written, code = senders[self._senders[place]][:, 1:].flatten(0, 1), codes[:, place].flatten()
             read = torch.addmm(weight[-1], written, weight[:-1])
             numbers, variable = self._numbers[place], self.variables[place]
             if numbers is None:

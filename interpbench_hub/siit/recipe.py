@@ -41,6 +41,9 @@ class Recipe:
     """Share of pairs that are the worst ones of the last 16 steps, drawn again with their interventions."""
     probe_weight: float = 1.0
     """Weight of the probes' loss; it falls with the learning rate and is 0 in a cool-down."""
+    intervened_probe_weight: float = 1.0
+    """Weight, as a share of `probe_weight`, of the probes' loss in intervened rows, where they read what each variable
+    is under the interchange."""
     language_weight: float = 0.1
     """Weight of the loss of predicting every next token, in cases whose inputs are sentences."""
     learning_rate: float = 3e-3
@@ -74,6 +77,7 @@ class Recipe:
             "circuit_groups",
             "outside_groups",
             "probe_weight",
+            "intervened_probe_weight",
             "language_weight",
             "warm_up",
             "cool_down",

@@ -115,9 +115,10 @@ class Trainer:
         if self.case.is_language and recipe.language_weight:
             behaviour = behaviour + recipe.language_weight * next_token_loss(run.logits, draw.ids, draw.lengths)
         circuit = outside = torch.zeros((), device=self.device)
+        written: dict[int, Tensor] = {}
         groups = recipe.circuit_groups + recipe.outside_groups
         if groups:
-            logits = self.model.interchange(
+            logits, written = self.model.interchange_run(
                 run.senders[:2, n_pairs:].repeat(1, groups, 1, 1),
                 self._replacement(draw, run),
                 draw.masks,
@@ -133,6 +134,10 @@ class Trainer:
         probe_weight = recipe.probe_weight_at(state.step, state.cooling_from) if self.probes.variables else 0.0
         if probe_weight:
             loss = loss + probe_weight * self.probes.loss(run.senders, draw.variables, draw.there)
+            if written and recipe.intervened_probe_weight:
+                there = draw.there[n_pairs:].repeat(groups, 1)
+                probed = self.probes.loss(written, draw.target_variables, there)
+                loss = loss + probe_weight * recipe.intervened_probe_weight * probed
         self._update(loss, with_probes=probe_weight > 0)
         return StepLosses(*(float(loss.detach()) for loss in (behaviour, circuit, outside)))
 

@@ -194,7 +194,9 @@ def assert_interchange_is_right(
     """The batch against one row at a time by the slow model; returns what the output held."""
     graph = model.graph
     source_values = model.run(*batch(graph.vocab, sources, graph.max_tokens))
-    codes = model.interchange(*batch(graph.vocab, bases, graph.max_tokens), source_values, masks)
+    inputs = batch(graph.vocab, bases, graph.max_tokens)
+    codes = model.interchange(*inputs, source_values, masks)
+    values = model.interchange_values(*inputs, source_values, masks)
     held = set()
     for row, (base, source) in enumerate(zip(bases, sources, strict=True)):
         edges = [
@@ -203,6 +205,9 @@ def assert_interchange_is_right(
         expected = slow.output(base, source, edges)
         result = decoded(graph.output, codes[row], len(base))
         assert all(map(agree, result, expected)), (str(slow.program), base, source, edges, result, expected)
+        for name, held_there in slow.values(base, source, edges).items():
+            found = decoded(graph[name], values[name][row], len(base))
+            assert all(map(agree, found, held_there)), (str(slow.program), name, base, source, edges, found, held_there)
         held |= set(expected)
     assert graph.output.may_be_undefined or None not in held
     return held

@@ -107,8 +107,11 @@ def test_targets_of_circuit_rows_are_those_of_each_row_alone(case_id, recipe):
             values = case.high_level.run(source, torch.tensor([source.shape[1]]))
             inside = torch.zeros(1, space.n_edges, dtype=torch.bool)
             inside[0, list(edges)] = True
-            expected = case.high_level.interchange(base, torch.tensor([n]), values, space.to_circuit(inside))
-            assert torch.equal(block.targets[step, row, :n], expected[0])
+            alone = base, torch.tensor([n]), values, space.to_circuit(inside)
+            assert torch.equal(block.targets[step, row, :n], case.high_level.interchange(*alone)[0])
+            variables = case.high_level.interchange_values(*alone)
+            expected = torch.cat([variables[name] for name in draws.variables])
+            assert torch.equal(block.target_variables[step, row, :, :n], expected)
     assert seen == ({"edge", "node"} if recipe.node_share < 1 else {"node"})
 
 
@@ -123,6 +126,7 @@ def test_outside_rows_leave_the_circuit_and_the_output_alone(case_id, recipe):
     for group in range(recipe.outside_groups):
         start = n_circuit + group * N_PAIRS
         assert torch.equal(block.targets[:, start : start + N_PAIRS], bases)
+        assert torch.equal(block.target_variables[:, start : start + N_PAIRS], block.variables[:, N_PAIRS:])
     for mask in block.masks[:, n_circuit:].flatten(0, 1):
         edges = edges_of(space, mask)
         assert not edges & inside
@@ -205,7 +209,8 @@ def test_without_probes_no_variables_are_kept():
     draws = Draws(case, space, EDGE_SIIT, 0, (), torch.device("cpu"))
     block = draws.block(0, even(draws), None)
     assert block.variables.shape == (BLOCK_STEPS, 2 * N_PAIRS, 0, case.max_len - 1)
-    kept = [name for name in StepDraw._fields if name != "variables"]
+    assert block.target_variables.shape == (BLOCK_STEPS, 3 * N_PAIRS, 0, case.max_len - 1)
+    kept = [name for name in StepDraw._fields if name not in ("variables", "target_variables")]
     other = first_block("case_13", EDGE_SIIT)[1]
     assert all(torch.equal(getattr(block, name), getattr(other, name)) for name in kept)
 

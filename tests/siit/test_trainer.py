@@ -19,7 +19,7 @@ from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.siit.trainer import MAX_SUSPECTS, Trainer, better, next_token_loss
 from interpbench_hub.siit.training_state import TrainingState
 from interpbench_hub.transformer import Run
-from tests.hooked import Senders, interchange_by_row, make_hooked_transformer, senders_of
+from tests.hooked import Senders, make_hooked_transformer, run_by_row, senders_of
 from tests.slow_model import AMBIGUOUS, SlowModel
 from tests.small_ioi import small_config
 
@@ -83,6 +83,7 @@ class SlowStep:
             for ids, length in zip(draw.ids, draw.lengths.tolist(), strict=True)
         ]
         self.written = [senders_of(self.hooked, self.case.encode([words])) for words in self.words]
+        self.exchanged: list[Senders] = []
         self.slow_model = SlowModel.of(self.case)
 
     def losses(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,6 +97,7 @@ class SlowStep:
         return torch.as_tensor(plain) / self.n, circuit / self.n, outside / self.n
 
     def intervened(self, row: int) -> Tensor:
+        """The loss of an intervened row; `exchanged` gets what senders write in it."""
         pair = row % self.n
         source, base = self.words[pair], self.words[self.n + pair]
         mask, kind = self.draw.masks[row], int(self.draw.ablations[row])
@@ -110,7 +112,8 @@ class SlowStep:
                     replacement[node] = torch.zeros(1, len(base) + 1, config.d_model)
                 case "mean":
                     replacement[node] = self.mean(node, len(base) + 1)
-        logits = interchange_by_row(self.hooked, self.case.encode([base]), [edges], replacement)[0]
+        (logits,), written = run_by_row(self.hooked, self.case.encode([base]), [edges], replacement)
+        self.exchanged.append(written)
         if kind >= 0:
             return self.row_loss(logits, self.case.program(base))
         return self.row_loss(logits, self.slow_model.output(base, source, [str(edge) for edge in edges]))
@@ -136,14 +139,20 @@ class SlowStep:
         return sum(losses, torch.zeros(())) / max(len(losses), 1)
 
     def probe_loss(self) -> Tensor:
-        """The probes' own loss (see its tests) on what hooks see."""
-        width = self.trainer.config.n_ctx
+        """The probes' own loss (see its tests) on what hooks see in plain rows and, after `losses`, in all others."""
+        draw, width = self.draw, self.trainer.config.n_ctx
 
         def padded(written: Senders) -> Tensor:
             return torch.cat([F.pad(value, (0, 0, 0, width - value.shape[1])) for value in written.values()])
 
-        senders = torch.stack([padded(written) for written in self.written], dim=1)
-        return self.trainer.probes.loss(senders, self.draw.variables, self.draw.there)
+        def loss(rows: list[Senders], codes: Tensor, there: Tensor) -> Tensor:
+            return self.trainer.probes.loss(torch.stack([padded(row) for row in rows], dim=1), codes, there)
+
+        assert len(self.exchanged) == len(draw.masks)
+        bases = draw.there[self.n :].repeat(len(draw.masks) // self.n, 1)
+        weight = self.trainer.recipe.intervened_probe_weight
+        intervened = weight * loss(self.exchanged, draw.target_variables, bases) if self.exchanged else 0.0
+        return loss(self.written, draw.variables, draw.there) + intervened
 
     def gradient(self, loss: Tensor) -> Tensor:
         loss.backward()
