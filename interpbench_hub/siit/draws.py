@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.pairs import seeded
+from interpbench_hub.rasp.high_level import Values
 from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, EdgeSpace, InterventionDraw
 from interpbench_hub.siit.pair_run import to_ids
 from interpbench_hub.siit.recipe import Recipe
@@ -138,8 +139,7 @@ class Draws:
             outside = torch.where(chosen[:, None], self.space.outside_sets[place[which]], outside)
             ablations = torch.where(chosen, kind[which], ablations)
             outside_kinds = outside_kinds.masked_fill(chosen, -1)
-        probed = [values[name].unflatten(0, (steps, 2 * n_pairs)) for name in self.variables]
-        variables = torch.stack(probed, dim=2) if probed else codes.new_zeros(steps, 2 * n_pairs, 0, codes.shape[-1])
+        variables = self._probed(values).unflatten(0, (steps, 2 * n_pairs))
         targets = codes[:, n_pairs:].repeat(1, recipe.outside_groups, 1)
         target_variables = variables[:, n_pairs:].repeat(1, recipe.outside_groups, 1, 1)
         if n_circuit:
@@ -154,11 +154,8 @@ class Draws:
             changed = high_level.interchange_values(grouped(tokens, 1), grouped(lengths, 1), source, exchanged)
             output = high_level.output(changed, source, exchanged)
             targets = torch.cat([output.unflatten(0, (steps, n_circuit)), targets], dim=1)
-            if self.variables:
-                probed = torch.stack([changed[name] for name in self.variables], dim=1)
-                target_variables = torch.cat([probed.unflatten(0, (steps, n_circuit)), target_variables], dim=1)
-            else:
-                target_variables = codes.new_zeros(steps, n_circuit + n_outside, 0, codes.shape[-1])
+            probed = self._probed(changed).unflatten(0, (steps, n_circuit))
+            target_variables = torch.cat([probed, target_variables], dim=1)
         if is_isolated:
             circuit = circuit | ~self.space.in_circuit
         edges = [edges.reshape(steps, -1, self.space.n_edges) for edges in (circuit, outside)]
@@ -175,3 +172,10 @@ class Draws:
             ablations=torch.cat([torch.full((steps, n_circuit), -1), ablations.view(steps, n_outside)], dim=1),
             kinds=torch.cat([exchanges.view(steps, n_circuit), outside_kinds.view(steps, n_outside)], dim=1),
         )
+
+    def _probed(self, values: Values) -> Tensor:
+        """Codes of the variables that probes read: [row, variable, pos]."""
+        if self.variables:
+            return torch.stack([values[name] for name in self.variables], dim=1)
+        output = values[self.case.graph.output.name]
+        return output.new_zeros(len(output), 0, output.shape[-1])
