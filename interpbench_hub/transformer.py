@@ -210,10 +210,12 @@ class Transformer:
 
     # -- forward -------------------------------------------------------------------------------------------------------
 
-    def run(self, tokens: Tensor, lengths: Tensor | None = None) -> Run:
+    def run(self, tokens: Tensor, lengths: Tensor | None = None, *, scores: list[Tensor] | None = None) -> Run:
         """A plain forward pass over token ids [row, pos] (BOS first).
 
         `lengths` [row] counts each row's real positions, BOS included; padding after them is never attended to.
+        `scores` receives every layer's attention scores, [head, row, key, query] before the softmax, -inf where a
+        query may not attend.
         """
         rows, width = tokens.shape
         if width > self.config.n_ctx:
@@ -224,7 +226,7 @@ class Transformer:
         written = [torch.stack([embed, position])]
         resid = embed + position
         for layer in range(self.config.n_layers):
-            heads = self.heads(self.project(resid, layer), layer, bias)
+            heads = self.heads(self.project(resid, layer), layer, bias, scores)
             resid = self.add_heads(resid, heads, layer)
             mlp = self.mlp(resid, layer)
             resid = resid + mlp
@@ -266,11 +268,12 @@ class Transformer:
         lengths: Tensor | None = None,
         *,
         first_layer: int = 0,
+        scores: list[Tensor] | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Logits [row, pos, d_vocab_out] when some edges carry a replacement, each row with its own edges.
 
         Also gives what each sender itself wrote under these exchanges, [row, pos, d_model] by its place in `senders`,
-        from `first_layer` on.
+        from `first_layer` on. `scores` receives these layers' attention scores, as in `run`.
 
         `base` and `replacement` are what senders wrote ([sender, row, pos, d_model], as in `Run.senders`) on the
         base inputs and on whatever replaces (another run's rows, zeros, means); `edges` is a BoolTensor
@@ -303,7 +306,7 @@ class Transformer:
         for layer in range(first_layer, config.n_layers):
             at = layer * config.receivers_per_layer
             mlp_at = at + config.receivers_per_layer - 1
-            heads = self.heads(self.project_each(resid + exchanged(at, mlp_at), layer), layer, bias)
+            heads = self.heads(self.project_each(resid + exchanged(at, mlp_at), layer), layer, bias, scores)
             written.update(enumerate(heads, len(delta)))
             resid = self.add_heads(resid, heads, layer)
             delta = torch.cat([delta, next(parts) - heads])
@@ -359,15 +362,21 @@ class Transformer:
         """What one head writes for its q, k and v [row, pos, d_head]: [row, pos, d_model]."""
         return self._attend(q, k, v, bias) @ self._leaves[f"blocks.{layer}.attn.W_O"][head]
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scores: list[Tensor] | None = None
+    ) -> Tensor:
         # Scores are [key, query]: over so short an axis torch's softmax is three times as fast if it is not the last.
-        scores = k @ (q * (1 / math.sqrt(self.config.d_head))).transpose(-1, -2)
-        return (scores if bias is None else scores + bias).softmax(-2).transpose(-1, -2) @ v
+        found = k @ (q * (1 / math.sqrt(self.config.d_head))).transpose(-1, -2)
+        if bias is not None:
+            found = found + bias
+        if scores is not None:
+            scores.append(found)
+        return found.softmax(-2).transpose(-1, -2) @ v
 
-    def heads(self, qkv: Tensor, layer: int, bias: Tensor | None) -> Tensor:
-        """What each head writes: [head, row, pos, d_model]."""
+    def heads(self, qkv: Tensor, layer: int, bias: Tensor | None, scores: list[Tensor] | None = None) -> Tensor:
+        """What each head writes: [head, row, pos, d_model]; `scores` as in `run`."""
         n_heads = self.config.n_heads
-        z = self._attend(qkv[:n_heads], qkv[n_heads : 2 * n_heads], qkv[2 * n_heads :], bias)
+        z = self._attend(qkv[:n_heads], qkv[n_heads : 2 * n_heads], qkv[2 * n_heads :], bias, scores)
         _, rows, width, _ = z.shape
         written = torch.bmm(z.reshape(n_heads, rows * width, -1), self._leaves[f"blocks.{layer}.attn.W_O"])
         return written.view(n_heads, rows, width, -1)

@@ -52,7 +52,7 @@ class IoiProgram:
 _IS_NAME = frozenset(NAMES)
 
 
-_MIXTURE: tuple[Counterfactual, ...] = (*COUNTERFACTUALS, "name_swap", "name_swap")
+_MIXTURE: tuple[Counterfactual, ...] = (*COUNTERFACTUALS, "name_swap", "resample", "resample")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class IoiCase(Case):
     @property
     def edge_siit(self) -> Mapping[str, Any]:
         # Six layers offer many routes around the circuit, and a hundred names many pairs to tell apart.
-        return {"isolated_steps": 800, "circuit_groups": 2, "max_steps": 12_000}
+        return {"isolated_steps": 800, "circuit_groups": 2}
 
     @property
     def is_language(self) -> bool:
@@ -106,14 +106,15 @@ class IoiCase(Case):
         related: float = 0.0,
         counterfactual: Counterfactual | None = None,
     ) -> "SentencePairs":
-        """Draws pairs of sentences: see `SentencePairs`. Most are related, whatever `related` says.
+        """Draws pairs of sentences: see `SentencePairs`. Most are related anyway; a share `related` has other words.
 
-        Unless a counterfactual is asked for, half of the sources have the names exchanged: these tell a circuit that
-        carries names from one that carries where they stand, which is easier to learn.
+        Unless a counterfactual is asked for, half of the sources are unrelated, as they leave most to get wrong, and a
+        third have the names exchanged: these tell a circuit that carries names from one that carries where they stand,
+        which is easier to learn.
         """
         from interpbench_hub.ioi.sentences import SentencePairs
 
-        return SentencePairs(self, seed, split, (counterfactual,) if counterfactual else _MIXTURE)
+        return SentencePairs(self, seed, split, (counterfactual,) if counterfactual else _MIXTURE, related)
 
     def sample(self, rng: random.Random, n_tokens: int) -> list[Value]:
         """A sentence of `n_tokens` words, or the nearest shorter length that any template has."""

@@ -12,7 +12,7 @@ from interpbench_hub.ioi.circuits import role_of
 from interpbench_hub.ioi.templates import TAIL
 from interpbench_hub.ioi.words import NAMES, NOBODY
 from interpbench_hub.rasp.alignment import Alignment, prescribed_circuit
-from interpbench_hub.rasp.high_level import Values
+from interpbench_hub.rasp.high_level import SELECTED, UNCLEAR, Values
 from interpbench_hub.rasp.variables import Graph, Variable
 
 _N_NAMES = len(NAMES)
@@ -74,6 +74,31 @@ class IoiModel:
         """Codes [batch, pos] of every variable, as its own node computes it, under the interchange of `interchange`."""
         return self._run(tokens, lengths, source, edges)
 
+    def selected(
+        self, head: Variable, values: Values, lengths: Tensor, source: Values | None = None, edges: Tensor | None = None
+    ) -> Tensor:
+        """What each query of a head selects, [batch, query, key]: 0, `SELECTED`, or `UNCLEAR` after an interchange.
+
+        `values` are those of `run`, or of `interchange_values` with its `source` and `edges`.
+        """
+        width = values[head.name].shape[1]
+        slots = self._slots(head, values, source, edges)
+        match role_of(head.name):
+            case "previous_token":
+                chosen = _before(width, 1, lengths.device)
+            case "s_inhibition":
+                chosen = _before(width, TAIL, lengths.device)
+            case "name_mover":
+                chosen = _unnamed(torch.stack(slots["q"]), slots["k"][0])
+            case _:
+                chosen = _equal(slots["q"][0], slots["k"][0])
+        found = chosen * SELECTED
+        if slots["q"]:
+            is_unclear = (torch.stack(slots["q"]) == AMBIGUOUS).any(0)
+            found = found.masked_fill(is_unclear[:, :, None], UNCLEAR)
+        valid = torch.arange(width, device=lengths.device) < lengths[:, None]
+        return (found * valid[:, None, :]).tril()
+
     def output(self, values: Values, source: Values, edges: Tensor) -> Tensor:
         """Codes of the answer [batch, pos], which the logits themselves compute."""
         return values[self.graph.output.name]
@@ -83,14 +108,7 @@ class IoiModel:
         valid = torch.arange(width, device=tokens.device) < lengths[:, None]
         values: Values = {}
         for variable in self.graph.variables:
-            slots: dict[str | None, list[Tensor]] = {"q": [], "k": [], "v": [], None: []}
-            for read in variable.reads:
-                codes = values[read.variable]
-                if source is not None and edges is not None:
-                    swapped = edges[:, self._edge_of_read[variable.name, read], None]
-                    codes = torch.where(swapped, source[read.variable][:, :width], codes)
-                # Heads look at names; a word that is none is to them as nothing.
-                slots[read.slot].append(codes.clamp(max=NONE) if read.variable == "tokens" else codes)
+            slots = self._slots(variable, values, source, edges)
             match role_of(variable.name):
                 case "tokens":
                     result = tokens.masked_fill(~valid, 0)
@@ -109,6 +127,20 @@ class IoiModel:
             values[variable.name] = result
         return values
 
+    def _slots(
+        self, reader: Variable, values: Values, source: Values | None, edges: Tensor | None
+    ) -> dict[str | None, list[Tensor]]:
+        """Codes [batch, pos] that a variable reads, by slot: the source's where their edge is exchanged."""
+        slots: dict[str | None, list[Tensor]] = {"q": [], "k": [], "v": [], None: []}
+        for read in reader.reads:
+            codes = values[read.variable]
+            if source is not None and edges is not None:
+                swapped = edges[:, self._edge_of_read[reader.name, read], None]
+                codes = torch.where(swapped, source[read.variable][:, : codes.shape[1]], codes)
+            # Heads look at names; a word that is none is to them as nothing.
+            slots[read.slot].append(codes.clamp(max=NONE) if read.variable == "tokens" else codes)
+        return slots
+
     def _answer(self, votes: Tensor, lengths: Tensor) -> Tensor:
         """The name that all votes [voter, batch, pos] agree on, else nobody, at each sentence's end."""
         agreed = torch.where((votes == votes[0]).all(0) & (votes[0] < _N_NAMES), votes[0], self._nobody)
@@ -126,8 +158,7 @@ def _moved(codes: Tensor, distance: int) -> Tensor:
 
 def _look_up(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
     """What stands in `v` where `k` holds, not after a query, the name that the query holds; ambiguous if it differs."""
-    equal = (k[:, None, :] == q[:, :, None]) & (q < _N_NAMES)[:, :, None]
-    result = _selected(equal, v, valid)
+    result = _selected(_equal(q, k), v, valid)
     # No keys are ever ambiguous.
     return torch.where(q == AMBIGUOUS, AMBIGUOUS, result)
 
@@ -137,12 +168,28 @@ def _remaining(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
 
     None, too, if several names are left: attention spreads over them, and no name gets a whole vote.
     """
-    asked = (q < _N_NAMES).all(0)
-    named = (k[:, None, :, None] == q.permute(1, 2, 0)[:, :, None, :]).any(-1)
-    result = _selected(asked[:, :, None] & (k < _N_NAMES)[:, None, :] & ~named, v, valid)
+    result = _selected(_unnamed(q, k), v, valid)
     result = result.masked_fill(result == AMBIGUOUS, NONE)
     # With another query that is None, nothing is selected whatever an ambiguous one stands for.
     return torch.where((q == AMBIGUOUS).any(0) & (q != NONE).all(0), AMBIGUOUS, result)
+
+
+def _before(width: int, distance: int, device: torch.device) -> Tensor:
+    """Whether a key stands `distance` positions before a query: BoolTensor [1, query, key]."""
+    at = torch.arange(width, device=device)
+    return (at[:, None] - at == distance)[None]
+
+
+def _equal(q: Tensor, k: Tensor) -> Tensor:
+    """Whether keys hold the name that queries hold: BoolTensor [batch, query, key]."""
+    return (k[:, None, :] == q[:, :, None]) & (q < _N_NAMES)[:, :, None]
+
+
+def _unnamed(q: Tensor, k: Tensor) -> Tensor:
+    """Whether keys hold a name that none of the queries [query, batch, pos] holds, each of which is a name."""
+    asked = (q < _N_NAMES).all(0)
+    named = (k[:, None, :, None] == q.permute(1, 2, 0)[:, :, None, :]).any(-1)
+    return asked[:, :, None] & (k < _N_NAMES)[:, None, :] & ~named
 
 
 def _selected(chosen: Tensor, v: Tensor, valid: Tensor) -> Tensor:

@@ -196,11 +196,28 @@ class SentencePairs:
     split: Split | None = None
     kinds: tuple[Counterfactual, ...] = COUNTERFACTUALS
     """What sources are to their bases, in equal shares."""
+    garbled: float = 0.0
+    """Share of pairs in which half of the words that are no names are drawn at random, so that heads learn names and
+    not the few templates by heart."""
 
     def draw(self, n_pairs: int, draw: int = 0) -> Pairs:
         """The pairs of draw number `draw`."""
         base, source = self.sentences(n_pairs, draw)
-        return Pairs(base.tokens(), base.lengths, source.tokens(), source.lengths)
+        pairs = Pairs(base.tokens(), base.lengths, source.tokens(), source.lengths)
+        return self._garble(pairs, draw) if self.garbled else pairs
+
+    def _garble(self, pairs: Pairs, draw: int) -> Pairs:
+        """Pairs with other words in a share of them, the same ones in source and base."""
+        generator = self._sampler("garbled", draw).generator
+        shape = pairs.base.shape
+        chosen = torch.rand(len(pairs.base), 1, generator=generator) < self.garbled
+        chosen = chosen & (torch.rand(shape, generator=generator) < 0.5)
+        words = torch.randint(len(NAMES), len(VOCAB), shape, generator=generator)
+
+        def garble(tokens: Tensor) -> Tensor:
+            return torch.where(chosen & (tokens >= len(NAMES)), words, tokens)
+
+        return Pairs(garble(pairs.base), pairs.base_lengths, garble(pairs.source), pairs.source_lengths)
 
     def sentences(self, n_pairs: int, draw: int = 0) -> tuple[Sentences, Sentences]:
         """The same pairs by what fills their slots."""

@@ -21,6 +21,9 @@ Values = dict[str, Tensor]
 _Slots = dict[Slot | None, Tensor]
 """Codes a head reads, by slot; a slot that holds a constant is not among them."""
 
+SELECTED, UNCLEAR = 1, 2
+"""What a head's selector says of a key and a query; 0 is no, and unclear what hangs on an ambiguous value."""
+
 _CHUNK = 4_000_000
 """Most (key, query) pairs looked up at a time, so that memory stays small on large batches."""
 
@@ -92,6 +95,26 @@ class HighLevelModel:
         """Codes [batch, pos] of every variable, as its own node computes it, under the interchange of `interchange`."""
         return self._run(tokens, lengths, source, edges)
 
+    def selected(
+        self, head: Variable, values: Values, lengths: Tensor, source: Values | None = None, edges: Tensor | None = None
+    ) -> Tensor:
+        """What each query of a head selects, [batch, query, key]: 0, `SELECTED`, or `UNCLEAR` after an interchange.
+
+        `values` are those of `run`, or of `interchange_values` with its `source` and `edges`.
+        """
+        batch, width = values[head.name].shape
+        valid = torch.arange(width, device=lengths.device) < lengths[:, None]
+        codes = {
+            read.slot: self._read(head, read, values[read.variable], source, edges)
+            for read in head.reads
+            if read.slot != "v"
+        }
+        zero = lengths.new_zeros((1, 1), dtype=torch.long)
+        k, q = codes.get("k", zero), codes.get("q", zero)
+        found = _look_up(self._tables[head.name], [k[:, None, :], q[:, :, None]]).expand(batch, width, width)
+        found = found * valid[:, None, :]
+        return found.tril() if self.graph.causal else found
+
     def output(self, values: Values, source: Values, edges: Tensor) -> Tensor:
         """What the logits read, codes [batch, pos]: the output of `interchange_values`, or that of the source."""
         name = self.graph.output.name
@@ -104,11 +127,7 @@ class HighLevelModel:
         valid = torch.arange(width, device=tokens.device) < lengths[:, None]
 
         def value(variable: Variable, read: Read) -> Tensor:
-            codes = values[read.variable]
-            if source is None or edges is None:
-                return codes
-            swapped = edges[:, self._edge_of_read[variable.name, read], None]
-            return torch.where(swapped, source[read.variable][:, :width], codes)
+            return self._read(variable, read, values[read.variable], source, edges)
 
         for variable in self.graph.variables:
             match variable.kind:
@@ -124,6 +143,13 @@ class HighLevelModel:
                     slots: _Slots = {read.slot: value(variable, read) for read in variable.reads}
                     values[variable.name] = self._attend(variable, slots, valid)
         return values
+
+    def _read(self, reader: Variable, read: Read, codes: Tensor, source: Values | None, edges: Tensor | None) -> Tensor:
+        """Codes [batch, pos] that a variable reads: another's, or the source's where their edge is exchanged."""
+        if source is None or edges is None:
+            return codes
+        swapped = edges[:, self._edge_of_read[reader.name, read], None]
+        return torch.where(swapped, source[read.variable][:, : codes.shape[1]], codes)
 
     # -- heads -------------------------------------------------------------------------------------------------------
 
@@ -146,7 +172,7 @@ class HighLevelModel:
         batch, width = valid.shape
         zero = valid.new_zeros((1, width), dtype=torch.long)
         k, q = slots.get("k", zero)[0], slots.get("q", zero)[0]
-        chosen = (_look_up(self._tables[variable.name], [k[None, :], q[:, None]]) == 1).expand(width, width)
+        chosen = (_look_up(self._tables[variable.name], [k[None, :], q[:, None]]) == SELECTED).expand(width, width)
         if self.graph.causal:
             chosen = chosen.tril()
         weights = chosen.to(torch.float64).T
@@ -173,7 +199,7 @@ class HighLevelModel:
         zero = valid.new_zeros((1, 1), dtype=torch.long)
         k, q = slots.get("k", zero), slots.get("q", zero)
         selected = _look_up(self._tables[variable.name], [k[:, None, :], q[:, :, None]]).expand(batch, width, width)
-        chosen = (selected == 1) & valid[:, None, :]
+        chosen = (selected == SELECTED) & valid[:, None, :]
         if self.graph.causal:
             chosen &= torch.ones(width, width, dtype=torch.bool, device=valid.device).tril()
         count = chosen.sum(-1)
@@ -191,7 +217,7 @@ class HighLevelModel:
         else:
             result = self._select(variable, chosen, codes, count)
         if self._holds_ambiguous(variable, "k", k) or self._holds_ambiguous(variable, "q", q):
-            unclear = (selected == 2) & valid[:, None, :]
+            unclear = (selected == UNCLEAR) & valid[:, None, :]
             if self.graph.causal:
                 unclear = unclear.tril()
             result = torch.where(unclear.any(-1), ambiguous, result)
@@ -221,7 +247,7 @@ def _look_up(table: Tensor, codes: Sequence[Tensor]) -> Tensor:
 
 
 def _table(graph: Graph, variable: Variable) -> Tensor:
-    """Codes of a map by the codes it reads; for a head, 0 (no), 1 (selected), 2 (ambiguous) by key and query."""
+    """Codes of a map by the codes it reads; for a head, 0, `SELECTED` or `UNCLEAR` by key and query."""
     if variable.kind == "map":
         assert variable.function is not None
         inputs = [graph[read.variable] for read in variable.reads]
@@ -238,7 +264,7 @@ def _table(graph: Graph, variable: Variable) -> Tensor:
     flat = [int(variable.selects(key, query)) for key, query in product(*sides)]
     body = torch.tensor(flat).reshape([len(side) for side in sides])
     # A last row and column for ambiguous keys and queries; a predicate that does not look at them decides all the same.
-    table = torch.full([len(side) + 1 for side in sides], 2)
+    table = torch.full([len(side) + 1 for side in sides], UNCLEAR)
     table[:-1, :-1] = body
     if bool((body == body[0, 0]).all()):
         table.fill_(int(body[0, 0]))

@@ -8,7 +8,7 @@ learnt from the few pairs where it is not.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.pairs import seeded
 from interpbench_hub.rasp.high_level import Values
+from interpbench_hub.siit.attention import AttentionTargets
 from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, EdgeSpace, InterventionDraw
 from interpbench_hub.siit.pair_run import to_ids
 from interpbench_hub.siit.recipe import Recipe
@@ -46,6 +47,9 @@ class StepDraw(NamedTuple):
     """Output codes the intervened rows should give [intervened row, pos]."""
     target_variables: Tensor
     """Codes the variables that probes read should have in the intervened rows [intervened row, variable, pos]."""
+    selected: Tensor
+    """What the circuit's heads select in every row [plain or intervened row, head, query, key], BOS left out: see
+    `AttentionTargets.selected`."""
     ablations: Tensor
     """What replaces in each intervened row: its place in the recipe's ablations, -1 in circuit rows."""
     kinds: Tensor
@@ -61,10 +65,17 @@ class Draws:
     """Draws the steps of one run. A block depends on the seed, its number, weights, replayed pairs and suspects."""
 
     def __init__(
-        self, case: Case, space: EdgeSpace, recipe: Recipe, seed: int, variables: tuple[str, ...], device: torch.device
+        self,
+        case: Case,
+        space: EdgeSpace,
+        recipe: Recipe,
+        seed: int,
+        variables: tuple[str, ...],
+        attention: AttentionTargets | None,
+        device: torch.device,
     ) -> None:
         self.case, self.space, self.recipe, self.seed = case, space, recipe, seed
-        self.variables, self.device = variables, device
+        self.variables, self.attention, self.device = variables, attention, device
         self.sampler = case.pair_sampler(seed=f"train {seed}", split="train", related=recipe.related_share)
         self.interventions = InterventionDraw(space)
         n_outside_kinds = len(OUTSIDE_SHAPES) * len(recipe.ablations) if recipe.outside_level == "edge" else 0
@@ -142,6 +153,8 @@ class Draws:
         variables = self._probed(values).unflatten(0, (steps, 2 * n_pairs))
         targets = codes[:, n_pairs:].repeat(1, recipe.outside_groups, 1)
         target_variables = variables[:, n_pairs:].repeat(1, recipe.outside_groups, 1, 1)
+        selected = [self._selected(values, lengths).unflatten(0, (steps, 2 * n_pairs))]
+        target_selected = selected[0][:, n_pairs:].repeat(1, recipe.outside_groups, 1, 1, 1)
         if n_circuit:
 
             def grouped(tensor: Tensor, side: int) -> Tensor:
@@ -156,6 +169,8 @@ class Draws:
             targets = torch.cat([output.unflatten(0, (steps, n_circuit)), targets], dim=1)
             probed = self._probed(changed).unflatten(0, (steps, n_circuit))
             target_variables = torch.cat([probed, target_variables], dim=1)
+            of_circuit_rows = self._selected(changed, grouped(lengths, 1), source, exchanged)
+            selected.append(of_circuit_rows.unflatten(0, (steps, n_circuit)))
         if is_isolated:
             circuit = circuit | ~self.space.in_circuit
         edges = [edges.reshape(steps, -1, self.space.n_edges) for edges in (circuit, outside)]
@@ -169,6 +184,7 @@ class Draws:
             masks=masks.to(torch.float32).view(steps, n_circuit + n_outside, *masks.shape[1:]),
             targets=targets,
             target_variables=target_variables,
+            selected=torch.cat([*selected, target_selected], dim=1),
             ablations=torch.cat([torch.full((steps, n_circuit), -1), ablations.view(steps, n_outside)], dim=1),
             kinds=torch.cat([exchanges.view(steps, n_circuit), outside_kinds.view(steps, n_outside)], dim=1),
         )
@@ -179,3 +195,9 @@ class Draws:
             return torch.stack([values[name] for name in self.variables], dim=1)
         output = values[self.case.graph.output.name]
         return output.new_zeros(len(output), 0, output.shape[-1])
+
+    def _selected(self, values: Values, lengths: Tensor, *exchange: Any) -> Tensor:
+        """What the circuit's heads select: [row, head, query, key]; no head's if nobody is told."""
+        if self.attention:
+            return self.attention.selected(values, lengths, *exchange)
+        return torch.zeros(len(lengths), 0, 1, 1, dtype=torch.uint8)

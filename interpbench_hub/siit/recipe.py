@@ -44,6 +44,8 @@ class Recipe:
     intervened_probe_weight: float = 1.0
     """Weight, as a share of `probe_weight`, of the probes' loss in intervened rows, where they read what each variable
     is under the interchange."""
+    attention_weight: float = 1.0
+    """Weight, as a share of `probe_weight`, of the loss of what the circuit's heads attend to."""
     language_weight: float = 0.1
     """Weight of the loss of predicting every next token, in cases whose inputs are sentences."""
     learning_rate: float = 3e-3
@@ -58,7 +60,7 @@ class Recipe:
     """Steps at the peak; from there on the learning rate falls with the square root of the step."""
     averaged_share: float = 0.1
     """Share of all steps so far over which the parameters are averaged; checks look at the average."""
-    max_steps: int = 8_000
+    max_steps: int = 12_000
     """Steps after which training ends, whatever the grade."""
     check_every: int = 125
     """Least number of steps between quick checks, which are an eighth of the steps so far apart."""
@@ -78,6 +80,7 @@ class Recipe:
             "outside_groups",
             "probe_weight",
             "intervened_probe_weight",
+            "attention_weight",
             "language_weight",
             "warm_up",
             "cool_down",

@@ -21,6 +21,7 @@ from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.pairs import seeded
 from interpbench_hub.certificate import GRADES, Ablation, Certificate, Entry, Section
 from interpbench_hub.siit.adam import Adam
+from interpbench_hub.siit.attention import AttentionTargets
 from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
 from interpbench_hub.siit.eigenbasis import Eigenbasis
 from interpbench_hub.siit.interventions import EdgeSpace
@@ -59,11 +60,13 @@ class Trainer:
         self.device = torch.device(device)
         self.model = Transformer(config, seed=seeded("weights", case.id, seed), device=self.device)
         self.probes = Probes(case, config, seed=seeded("probes", case.id, seed), device=self.device)
+        is_told = recipe.probe_weight * recipe.attention_weight > 0
+        self.attention = AttentionTargets(case, config) if is_told else None
         self.basis = Eigenbasis(config.parameter_shapes, self.device)
         self.space = EdgeSpace(case, config)
         self.reader = OutputReader(case, self.device)
         variables = tuple(variable.name for variable in self.probes.variables) if recipe.probe_weight else ()
-        self.draws = Draws(case, self.space, recipe, seed, variables, self.device)
+        self.draws = Draws(case, self.space, recipe, seed, variables, self.attention, self.device)
         self._block: tuple[int, StepDraw] | None = None
         n_kinds = sum(self.draws.kind_counts)
         self.state = TrainingState(
@@ -108,7 +111,8 @@ class Trainer:
         """One step: forward, backward, update."""
         recipe, state, n_pairs = self.recipe, self.state, self.recipe.n_pairs
         draw = self._draw()
-        run = self.model.run(draw.ids, draw.lengths)
+        plain_scores: list[Tensor] = []
+        run = self.model.run(draw.ids, draw.lengths, scores=plain_scores)
         plain = self.reader.loss(run.logits, draw.codes, draw.there)
         # Mean over sources plus mean over bases.
         behaviour = plain.sum() / n_pairs * (state.step >= recipe.isolated_steps)
@@ -116,6 +120,7 @@ class Trainer:
             behaviour = behaviour + recipe.language_weight * next_token_loss(run.logits, draw.ids, draw.lengths)
         circuit = outside = torch.zeros((), device=self.device)
         written: dict[int, Tensor] = {}
+        scores: list[Tensor] = []
         groups = recipe.circuit_groups + recipe.outside_groups
         if groups:
             logits, written = self.model.interchange_run(
@@ -123,6 +128,7 @@ class Trainer:
                 self._replacement(draw, run),
                 draw.masks,
                 draw.lengths[n_pairs:].repeat(groups),
+                scores=scores,
             )
             losses = self.reader.loss(logits, draw.targets, draw.there[n_pairs:].repeat(groups, 1))
             split = recipe.circuit_groups * n_pairs
@@ -131,15 +137,29 @@ class Trainer:
         else:
             self._note_losses(draw, plain.detach().cpu())
         loss = behaviour + circuit + outside
-        probe_weight = recipe.probe_weight_at(state.step, state.cooling_from) if self.probes.variables else 0.0
+        probe_weight = recipe.probe_weight_at(state.step, state.cooling_from)
         if probe_weight:
-            loss = loss + probe_weight * self.probes.loss(run.senders, draw.variables, draw.there)
-            if written and recipe.intervened_probe_weight:
-                there = draw.there[n_pairs:].repeat(groups, 1)
-                probed = self.probes.loss(written, draw.target_variables, there)
-                loss = loss + probe_weight * recipe.intervened_probe_weight * probed
-        self._update(loss, with_probes=probe_weight > 0)
+            loss = loss + probe_weight * self._help(draw, run, plain_scores, written, scores)
+        self._update(loss, with_probes=probe_weight > 0 and bool(self.probes.variables))
         return StepLosses(*(float(loss.detach()) for loss in (behaviour, circuit, outside)))
+
+    def _help(
+        self, draw: StepDraw, run: Run, plain_scores: list[Tensor], written: dict[int, Tensor], scores: list[Tensor]
+    ) -> Tensor:
+        """The losses that only help training, in plain rows and in intervened ones: of probes and of attention."""
+        recipe, n_pairs = self.recipe, self.recipe.n_pairs
+        there = draw.there[n_pairs:].repeat(recipe.circuit_groups + recipe.outside_groups, 1)
+        total = self.probes.loss(run.senders, draw.variables, draw.there)
+        if written and recipe.intervened_probe_weight:
+            probed = self.probes.loss(written, draw.target_variables, there)
+            total = total + recipe.intervened_probe_weight * probed
+        if self.attention:
+            plain, intervened = draw.selected.split([2 * n_pairs, len(there)])
+            attended = self.attention.loss(plain_scores, plain, draw.there)
+            if scores:
+                attended = attended + self.attention.loss(scores, intervened, there)
+            total = total + recipe.attention_weight * attended
+        return total
 
     # -- what the rows of a step hold ----------------------------------------------------------------------------------
 
