@@ -53,6 +53,21 @@ class SlowModel:
             name: [run.value(held[name], place) for place in range(len(base))] for name in self.nodes if name in held
         }
 
+    def selected(
+        self, base: Sequence, source: Sequence = (), edges: Iterable[str] = ()
+    ) -> dict[str, list[list[int] | None]]:
+        """The keys that every head's variable selects, query by query; None where an ambiguous value decides."""
+        run = _Run(self, base, _Run(self, source, None, frozenset()), frozenset(edges))
+        selectors = {}
+        for sop, name in self.names.items():
+            if isinstance(sop, Aggregate | SelectorWidth):
+                selectors[name if isinstance(sop, Aggregate) else f"{name}_fraction"] = sop.selector
+        return {
+            name: [run.selected(selector, place, self.nodes[name]) for place in range(len(base))]
+            for name, selector in selectors.items()
+            if name in self.nodes
+        }
+
 
 class _Run:
     """One input, with the edges that carry values of another run instead of this one's."""

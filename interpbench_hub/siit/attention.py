@@ -12,7 +12,6 @@ from torch import Tensor
 
 from interpbench_hub.cases.case import Case
 from interpbench_hub.rasp.high_level import SELECTED, UNCLEAR, Values
-from interpbench_hub.transformer import TransformerConfig
 
 
 class AttentionTargets:
@@ -22,12 +21,9 @@ class AttentionTargets:
     counts always selects BOS as well, for the share that BOS gets tells the count.
     """
 
-    def __init__(self, case: Case, config: TransformerConfig) -> None:
-        self.high_level = case.high_level
+    def __init__(self, case: Case) -> None:
+        self.case = case
         self.heads = tuple(variable for variable in case.graph.variables if variable.kind in ("fraction", "aggregate"))
-        nodes = [case.alignment.node_of[head.name] for head in self.heads]
-        self._places = [(node.layer, node.head) for node in nodes]
-        self._is_language = case.is_language
 
     def selected(
         self, values: Values, lengths: Tensor, source: Values | None = None, edges: Tensor | None = None
@@ -36,7 +32,7 @@ class AttentionTargets:
         width = next(iter(values.values())).shape[1]
         selected = torch.zeros(len(lengths), len(self.heads), width, width, dtype=torch.uint8)
         for place, head in enumerate(self.heads):
-            selected[:, place] = self.high_level.selected(head, values, lengths, source, edges)
+            selected[:, place] = self.case.high_level.selected(head, values, lengths, source, edges)
         return selected
 
     def loss(self, scores: Sequence[Tensor], selected: Tensor, there: Tensor) -> Tensor:
@@ -48,18 +44,19 @@ class AttentionTargets:
         together, for there are many more of them.
         """
         total = scores[0].new_zeros(())
-        for place, (layer, head) in enumerate(self._places):
-            attention = scores[layer][head][:, :, 1:].log_softmax(1)
+        for place, head in enumerate(self.heads):
+            node = self.case.alignment.node_of[head.name]
+            assert node.layer is not None and node.head is not None
+            attention = scores[node.layer][node.head][:, :, 1:].log_softmax(1)
             chosen = selected[:, place].transpose(1, 2)
             keys = (chosen == SELECTED).to(attention.dtype)
             n_keys = keys.sum(1, keepdim=True)
-            counts_itself = self.heads[place].kind == "fraction"
-            bos = torch.ones_like(n_keys) if counts_itself else (n_keys == 0).to(keys.dtype)
+            bos = torch.ones_like(n_keys) if head.kind == "fraction" else (n_keys == 0).to(keys.dtype)
             target = torch.cat([bos, keys], dim=1) / (bos + n_keys)
             # Keys out of reach have a logarithm of -inf, and no share of the target.
             apart = torch.where(target > 0, target * (target.log() - attention), 0.0).sum(1)
             counts = (there & ~(chosen == UNCLEAR).any(1)).to(apart.dtype)
-            if self._is_language:
+            if self.case.is_language:
                 is_empty = n_keys[:, 0] == 0
                 shares = [part / part.sum().clamp(min=1) for part in (counts * is_empty, counts * ~is_empty)]
                 total = total + (apart * (shares[0] + shares[1])).sum()

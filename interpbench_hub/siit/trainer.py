@@ -61,7 +61,7 @@ class Trainer:
         self.model = Transformer(config, seed=seeded("weights", case.id, seed), device=self.device)
         self.probes = Probes(case, config, seed=seeded("probes", case.id, seed), device=self.device)
         is_told = recipe.probe_weight * recipe.attention_weight > 0
-        self.attention = AttentionTargets(case, config) if is_told else None
+        self.attention = AttentionTargets(case) if is_told else None
         self.basis = Eigenbasis(config.parameter_shapes, self.device)
         self.space = EdgeSpace(case, config)
         self.reader = OutputReader(case, self.device)

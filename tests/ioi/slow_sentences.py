@@ -9,8 +9,18 @@ from interpbench_hub.rasp.variables import Read
 UNCLEAR = "more than one name"
 
 
-def slow_values(case: IoiCase, words: list, source: dict | None = None, swapped: set | None = None) -> dict[str, list]:
-    """Every variable of one sentence, position by position; reads in `swapped` take the source's values."""
+def slow_values(
+    case: IoiCase,
+    words: list,
+    source: dict | None = None,
+    swapped: set | None = None,
+    selected: dict[str, list] | None = None,
+) -> dict[str, list]:
+    """Every variable of one sentence, position by position; reads in `swapped` take the source's values.
+
+    `selected` receives the keys that each head selects, query by query: None where an unclear name decides.
+    """
+    selected = {} if selected is None else selected
     n_words = len(words)
     values: dict[str, list] = {"tokens": [word if word in NAMES else None for word in words], "indices": [0] * n_words}
     for variable in case.graph.variables[2:]:
@@ -23,12 +33,15 @@ def slow_values(case: IoiCase, words: list, source: dict | None = None, swapped:
             ]
 
         name, result = variable.name, []
+        looked_at = selected.setdefault(name, [])
         for here in range(n_words):
             if name.startswith("previous_token"):
                 result.append(slot("v")[0][here - 1] if here >= 1 else None)
+                looked_at.append([here - 1] if here >= 1 else [])
                 continue
             if name.startswith("s_inhibition"):
                 result.append(slot("v")[0][here - TAIL] if here >= TAIL else None)
+                looked_at.append([here - TAIL] if here >= TAIL else [])
                 continue
             if name == "answer":
                 votes = [vote[here] for vote in slot(None)]
@@ -37,6 +50,7 @@ def slow_values(case: IoiCase, words: list, source: dict | None = None, swapped:
                 continue
             asked = [query[here] for query in slot("q")]
             keys = slot("k")[0]
+            looked_at.append(None if UNCLEAR in asked else [])
             if name.startswith("name_mover"):
                 if None in asked:
                     chosen = []
@@ -50,6 +64,8 @@ def slow_values(case: IoiCase, words: list, source: dict | None = None, swapped:
                 continue
             else:
                 chosen = [at for at in range(here + 1) if asked[0] is not None and keys[at] == asked[0]]
+            if looked_at[-1] is not None:
+                looked_at[-1] = chosen
             found = {slot("v")[0][at] for at in chosen}
             several = None if name.startswith("name_mover") else UNCLEAR
             result.append(None if not found else found.pop() if len(found) == 1 else several)

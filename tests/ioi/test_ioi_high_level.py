@@ -11,6 +11,8 @@ from interpbench_hub.ioi.case import CASES, IOI, IoiProgram
 from interpbench_hub.ioi.high_level import AMBIGUOUS, NONE
 from interpbench_hub.ioi.sentences import COUNTERFACTUALS, SentencePairs
 from interpbench_hub.ioi.words import NAMES, NOBODY
+from interpbench_hub.rasp.high_level import SELECTED
+from interpbench_hub.rasp.high_level import UNCLEAR as UNCLEAR_KEY
 from tests.ioi.slow_sentences import UNCLEAR, slow_values
 
 
@@ -56,13 +58,26 @@ def test_path_interchanges_equal_those_of_one_sentence_at_a_time(case):
             )
             edges[row, model.edge_index[edge]] = True
     found = model.interchange(pairs.base, pairs.base_lengths, source, edges)
+    values = model.interchange_values(pairs.base, pairs.base_lengths, source, edges)
+    selected = {
+        name: model.selected(case.graph[name], values, pairs.base_lengths, source, edges) for name in case.heads
+    }
     seen = set()
     for row in range(150):
         words, other = (
             [case.vocab[token] for token in tokens[row, : lengths[row]]]
             for tokens, lengths in ((pairs.base, pairs.base_lengths), (pairs.source, pairs.source_lengths))
         )
-        expected = slow_values(case, words, slow_values(case, other), chosen[row])["answer"][-1]
+        looked_at: dict[str, list] = {}
+        expected = slow_values(case, words, slow_values(case, other), chosen[row], looked_at)["answer"][-1]
+        for name, of_batch in selected.items():
+            assert not bool(of_batch[row, :, len(words) :].any()), "padding is selected"
+            for query, keys in enumerate(looked_at[name]):
+                if keys is None:
+                    assert of_batch[row, query, : query + 1].tolist() == [UNCLEAR_KEY] * (query + 1)
+                else:
+                    assert of_batch[row, query].nonzero()[:, 0].tolist() == keys, (name, words, chosen[row])
+                    assert bool((of_batch[row, query, keys] == SELECTED).all())
         code = int(found[row, len(words) - 1])
         assert code == (model.output_ambiguous if expected == UNCLEAR else case.token_ids[expected]), chosen[row]
         seen.add(expected if expected in (UNCLEAR, NOBODY) else "a name")

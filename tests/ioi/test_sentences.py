@@ -199,3 +199,29 @@ def test_inputs_are_sentences_of_the_split():
         names = iter((FIRST, SECOND, AGAIN))
         template = tuple(slots.get(word, word) or next(names) for word in words)
         assert template in allowed
+
+
+def test_a_share_of_pairs_has_other_words_but_the_same_names():
+    plain, garbled = (SentencePairs(CASE, "words", "train", garbled=share).draw(400) for share in (0.0, 0.25))
+    assert torch.equal(plain.base_lengths, garbled.base_lengths)
+    assert torch.equal(plain.source_lengths, garbled.source_lengths)
+    n_names = len(NAMES)
+    there = torch.arange(plain.base.shape[1]) < plain.base_lengths[:, None]
+    for before, after in ((plain.base, garbled.base), (plain.source, garbled.source)):
+        assert torch.equal(before[before < n_names], after[before < n_names])
+        assert bool((after[before >= n_names] >= n_names).all())
+    changed = (plain.base != garbled.base).any(1)
+    assert float(changed.float().mean()) == pytest.approx(0.25, abs=0.08)
+    assert torch.equal(changed, (plain.source != garbled.source).any(1))
+    words = there & (plain.base >= n_names)
+    share = (plain.base != garbled.base)[changed].float().sum() / words[changed].float().sum()
+    assert float(share) == pytest.approx(0.5, abs=0.06)
+    # Where source and base have the same word in the same place, they still do.
+    alike = plain.base == plain.source
+    assert bool((garbled.base == garbled.source)[alike].all())
+
+
+def test_training_pairs_have_other_words_and_pairs_to_measure_on_have_not():
+    related = CASE.pair_sampler(seed="related", split="train", related=0.5)
+    assert related.garbled == 0.5
+    assert CASE.pair_sampler(seed="related", split="train").garbled == 0

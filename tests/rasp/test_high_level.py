@@ -29,7 +29,7 @@ from interpbench_hub.rasp import (
 from interpbench_hub.rasp.alignment import align
 from interpbench_hub.rasp.evaluator import evaluate, in_order
 from interpbench_hub.rasp.graph import build_graph
-from interpbench_hub.rasp.high_level import HighLevelModel
+from interpbench_hub.rasp.high_level import SELECTED, UNCLEAR, HighLevelModel
 from interpbench_hub.rasp.printing import unique_names
 from interpbench_hub.rasp.variables import Variable
 from tests.slow_model import AMBIGUOUS, SlowModel, agree
@@ -208,6 +208,17 @@ def assert_interchange_is_right(
         for name, held_there in slow.values(base, source, edges).items():
             found = decoded(graph[name], values[name][row], len(base))
             assert all(map(agree, found, held_there)), (str(slow.program), name, base, source, edges, found, held_there)
+        for name, selected in slow.selected(base, source, edges).items():
+            pair = torch.tensor([len(base)]), {key: value[row : row + 1] for key, value in source_values.items()}
+            own = {key: value[row : row + 1] for key, value in values.items()}
+            (found,) = model.selected(graph[name], own, *pair, masks[row : row + 1])
+            assert not bool(found[:, len(base) :].any()), "padding is selected"
+            for keys, query in zip(selected, found, strict=False):
+                if keys is None:
+                    assert bool((query == UNCLEAR).any()), (str(slow.program), name, base, source, edges)
+                else:
+                    assert query.nonzero()[:, 0].tolist() == keys, (str(slow.program), name, base, source, edges)
+                    assert bool((query[keys] == SELECTED).all())
         held |= set(expected)
     assert graph.output.may_be_undefined or None not in held
     return held

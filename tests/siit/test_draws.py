@@ -12,12 +12,14 @@ from torch import Tensor
 from interpbench_hub.cases import Case, get_case
 from interpbench_hub.cases.pairs import in_split
 from interpbench_hub.siit import RECIPES, Recipe
+from interpbench_hub.siit.attention import AttentionTargets
 from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
 from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, EdgeSpace
 from interpbench_hub.siit.sizes import transformer_config
 
 EDGE_SIIT, SIIT, BEHAVIOUR = (RECIPES[name].changed(n_pairs=5) for name in ("edge-siit", "siit", "behaviour"))
 N_PAIRS = 5
+CPU = torch.device("cpu")
 # A head after an MLP; one before it, undefined outputs; two heads; no head at all; heads and MLPs in a row.
 CASE_IDS = ("case_3", "case_13", "case_4", "case_8", "case_21")
 
@@ -25,7 +27,7 @@ CASE_IDS = ("case_3", "case_13", "case_4", "case_8", "case_21")
 def draws_of(case_id: str, recipe: Recipe = EDGE_SIIT, seed: int = 0) -> Draws:
     case = get_case(case_id)
     variables = tuple(v.name for v in case.graph.variables if v.reads)
-    return Draws(case, EdgeSpace(case, transformer_config(case)), recipe, seed, variables, torch.device("cpu"))
+    return Draws(case, EdgeSpace(case, transformer_config(case)), recipe, seed, variables, AttentionTargets(case), CPU)
 
 
 def even(draws: Draws) -> Tensor:
@@ -112,6 +114,9 @@ def test_targets_of_circuit_rows_are_those_of_each_row_alone(case_id, recipe):
             variables = case.high_level.interchange_values(*alone)
             expected = torch.cat([variables[name] for name in draws.variables])
             assert torch.equal(block.target_variables[step, row, :, :n], expected)
+            looked_at = AttentionTargets(case).selected(variables, *alone[1:])[0]
+            found = block.selected[step, 2 * N_PAIRS + row]
+            assert torch.equal(found[:, :n, :n], looked_at) and not bool(found[:, :, n:].any())
     assert seen == ({"edge", "node"} if recipe.node_share < 1 else {"node"})
 
 
@@ -127,6 +132,8 @@ def test_outside_rows_leave_the_circuit_and_the_output_alone(case_id, recipe):
         start = n_circuit + group * N_PAIRS
         assert torch.equal(block.targets[:, start : start + N_PAIRS], bases)
         assert torch.equal(block.target_variables[:, start : start + N_PAIRS], block.variables[:, N_PAIRS:])
+        of_group = block.selected[:, 2 * N_PAIRS + start :][:, :N_PAIRS]
+        assert torch.equal(of_group, block.selected[:, N_PAIRS : 2 * N_PAIRS])
     for mask in block.masks[:, n_circuit:].flatten(0, 1):
         edges = edges_of(space, mask)
         assert not edges & inside
@@ -203,14 +210,15 @@ def test_isolated_steps_replace_everything_outside_the_circuit_in_every_row(case
             assert torch.equal(getattr(block, name), getattr(free, name)), name
 
 
-def test_without_probes_no_variables_are_kept():
+def test_without_probes_no_variables_and_no_selections_are_kept():
     case = get_case("case_13")
     space = EdgeSpace(case, transformer_config(case))
-    draws = Draws(case, space, EDGE_SIIT, 0, (), torch.device("cpu"))
+    draws = Draws(case, space, EDGE_SIIT, 0, (), None, CPU)
     block = draws.block(0, even(draws), None)
     assert block.variables.shape == (BLOCK_STEPS, 2 * N_PAIRS, 0, case.max_len - 1)
     assert block.target_variables.shape == (BLOCK_STEPS, 3 * N_PAIRS, 0, case.max_len - 1)
-    kept = [name for name in StepDraw._fields if name not in ("variables", "target_variables")]
+    assert block.selected.shape == (BLOCK_STEPS, 5 * N_PAIRS, 0, 1, 1)
+    kept = [name for name in StepDraw._fields if name not in ("variables", "target_variables", "selected")]
     other = first_block("case_13", EDGE_SIIT)[1]
     assert all(torch.equal(getattr(block, name), getattr(other, name)) for name in kept)
 

@@ -77,6 +77,10 @@ class SlowStep:
     def __init__(self, trainer: Trainer, draw: StepDraw) -> None:
         self.trainer, self.case, self.draw, self.n = trainer, trainer.case, draw, trainer.recipe.n_pairs
         self.hooked = make_hooked_transformer(trainer.config.to_dict(), trainer.model.state_dict())
+        self.scores: list[list[Tensor]] = []
+        """Attention scores of every run of a row by layer, [1, head, query, key]: sources, bases, intervened rows."""
+        for layer in range(trainer.config.n_layers):
+            self.hooked.add_hook(f"blocks.{layer}.attn.hook_attn_scores", self._note_scores, is_permanent=True)
         # Sources, then bases.
         self.words = [
             [self.case.vocab[token] for token in ids[1:length].tolist()]
@@ -85,6 +89,11 @@ class SlowStep:
         self.written = [senders_of(self.hooked, self.case.encode([words])) for words in self.words]
         self.exchanged: list[Senders] = []
         self.slow_model = SlowModel.of(self.case)
+
+    def _note_scores(self, tensor: Tensor, *, hook: Any) -> None:
+        if hook.layer() == 0:
+            self.scores.append([])
+        self.scores[-1].append(tensor)
 
     def losses(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of behaviour, of circuit rows and of outside rows, each summed over groups and averaged over pairs."""
@@ -138,6 +147,33 @@ class SlowStep:
                 losses.append(10 * (position[0] - value) ** 2)
         return sum(losses, torch.zeros(())) / max(len(losses), 1)
 
+    def help_loss(self) -> Tensor:
+        """Losses of probes and attention (see their tests) on what hooks see in all rows; `losses` comes first."""
+        return self.probe_loss() + self.trainer.recipe.attention_weight * self.attention_loss()
+
+    def attention_loss(self) -> Tensor:
+        draw, width, attention = self.draw, self.trainer.config.n_ctx, self.trainer.attention
+        if attention is None:
+            return torch.zeros(())
+
+        def padded(scores: Tensor) -> Tensor:
+            missing = width - scores.shape[-1]
+            scores = F.pad(scores, (0, missing), value=-torch.inf)
+            return F.pad(scores, (0, 0, 0, missing)).transpose(2, 3)
+
+        # `losses` runs the plain rows once more.
+        plain, intervened = self.scores[: 2 * self.n], self.scores[4 * self.n :]
+        assert len(intervened) == len(draw.masks)
+        parts = [(plain, draw.selected[: 2 * self.n], draw.there)]
+        if intervened:
+            bases = draw.there[self.n :].repeat(len(draw.masks) // self.n, 1)
+            parts.append((intervened, draw.selected[2 * self.n :], bases))
+        total = torch.zeros(())
+        for rows, selected, there in parts:
+            layers = [torch.cat([padded(scores) for scores in of_layer], 0) for of_layer in zip(*rows, strict=True)]
+            total = total + attention.loss([scores.transpose(0, 1) for scores in layers], selected, there)
+        return total
+
     def probe_loss(self) -> Tensor:
         """The probes' own loss (see its tests) on what hooks see in plain rows and, after `losses`, in all others."""
         draw, width = self.draw, self.trainer.config.n_ctx
@@ -177,7 +213,7 @@ def test_losses_and_gradient_of_a_step_are_those_of_a_slow_step_row_by_row(case_
     expected = slow.losses()
     total, weight = torch.stack(expected).sum(), recipe.probe_weight_at(trainer.state.step)
     if weight:
-        total = total + weight * slow.probe_loss()
+        total = total + weight * slow.help_loss()
     gradient = slow.gradient(total)
 
     losses = trainer.step()
@@ -196,7 +232,7 @@ def test_isolated_steps_train_the_circuit_alone_and_no_plain_behaviour(monkeypat
     slow = SlowStep(trainer, trainer._draw())
     _, circuit, outside = slow.losses()
     weight = recipe.probe_weight_at(trainer.state.step)
-    gradient = slow.gradient(circuit + outside + weight * slow.probe_loss())
+    gradient = slow.gradient(circuit + outside + weight * slow.help_loss())
     losses = trainer.step()
     found = (losses.behaviour, losses.circuit, losses.outside)
     assert found == pytest.approx((0.0, float(circuit.detach()), float(outside.detach())), rel=1e-4)
