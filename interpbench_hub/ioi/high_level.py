@@ -158,7 +158,7 @@ def _moved(codes: Tensor, distance: int) -> Tensor:
 
 def _look_up(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
     """What stands in `v` where `k` holds, not after a query, the name that the query holds; ambiguous if it differs."""
-    result = _selected(_equal(q, k), v, valid)
+    result = _selected(_equal(q, k) & _reachable(v.shape[1], valid), v)
     # No keys are ever ambiguous.
     return torch.where(q == AMBIGUOUS, AMBIGUOUS, result)
 
@@ -166,10 +166,16 @@ def _look_up(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
 def _remaining(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
     """The one name said so far that none of the queries [query, batch, pos] holds; None unless each holds a name.
 
-    None, too, if several names are left: attention spreads over them, and no name gets a whole vote.
+    None, too, if several names are left and none has more than half of the attention, which spreads evenly over them.
+    Ambiguous if one has more than half but not all: that happens in no sentence, only where an interchange brings the
+    queries or keys of another, and the logits read no threshold between two thirds of a vote and a whole one.
     """
-    result = _selected(_unnamed(q, k), v, valid)
-    result = result.masked_fill(result == AMBIGUOUS, NONE)
+    width = v.shape[1]
+    chosen = _unnamed(q, k) & _reachable(width, valid)
+    result = _selected(chosen, v)
+    held = torch.where(chosen, v[:, None, :], NONE)
+    votes = (held[..., None] == held[:, :, None, :]).sum(-1).masked_fill(held >= _N_NAMES, 0).amax(-1)
+    result = result.masked_fill((result == AMBIGUOUS) & (2 * votes <= chosen.sum(-1)), NONE)
     # With another query that is None, nothing is selected whatever an ambiguous one stands for.
     return torch.where((q == AMBIGUOUS).any(0) & (q != NONE).all(0), AMBIGUOUS, result)
 
@@ -192,11 +198,13 @@ def _unnamed(q: Tensor, k: Tensor) -> Tensor:
     return asked[:, :, None] & (k < _N_NAMES)[:, None, :] & ~named
 
 
-def _selected(chosen: Tensor, v: Tensor, valid: Tensor) -> Tensor:
+def _reachable(width: int, valid: Tensor) -> Tensor:
+    """Keys that are no padding and not after the query: BoolTensor [batch, query, key]."""
+    return torch.ones(width, width, dtype=torch.bool, device=valid.device).tril() & valid[:, None, :]
+
+
+def _selected(chosen: Tensor, v: Tensor) -> Tensor:
     """The name all selected positions hold, ambiguous if they differ: `chosen` is [batch, query, key]."""
-    width = v.shape[1]
-    seen = torch.ones(width, width, dtype=torch.bool, device=v.device).tril()
-    chosen = chosen & seen & valid[:, None, :]
     low = torch.where(chosen, v[:, None, :], AMBIGUOUS + 1).amin(-1)
     high = torch.where(chosen, v[:, None, :], -1).amax(-1)
     return torch.where(high < 0, NONE, torch.where(low < high, AMBIGUOUS, low))

@@ -1,5 +1,7 @@
 """The causal models of IOI on one sentence, position by position: an oracle for the package's own on batches."""
 
+from collections import Counter
+
 from interpbench_hub.circuit import LOGITS, Edge
 from interpbench_hub.ioi.case import IoiCase
 from interpbench_hub.ioi.templates import TAIL
@@ -66,9 +68,14 @@ def slow_values(
                 chosen = [at for at in range(here + 1) if asked[0] is not None and keys[at] == asked[0]]
             if looked_at[-1] is not None:
                 looked_at[-1] = chosen
-            found = {slot("v")[0][at] for at in chosen}
-            several = None if name.startswith("name_mover") else UNCLEAR
-            result.append(None if not found else found.pop() if len(found) == 1 else several)
+            held = [slot("v")[0][at] for at in chosen]
+            if len(set(held)) <= 1:
+                result.append(held[0] if held else None)
+            elif name.startswith("name_mover"):
+                votes = Counter(name for name in held if name is not None)
+                result.append(UNCLEAR if votes and 2 * max(votes.values()) > len(held) else None)
+            else:
+                result.append(UNCLEAR)
         values[name] = result
     return values
 
