@@ -44,7 +44,12 @@ SLACK = 0.05
 
 
 def drawn(grades: Sequence[str], count: int) -> list[str]:
-    names = sorted(name for name, entry in load_manifest()["models"].items() if entry["grade"] in grades)
+    # Sentences have no program to ask about an interchange; `tests/ioi` has their checks.
+    names = sorted(
+        name
+        for name, entry in load_manifest()["models"].items()
+        if entry["grade"] in grades and not load_case(name).is_language
+    )
     return random.Random(SEED).sample(names, min(count, len(names)))
 
 
