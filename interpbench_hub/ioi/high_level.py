@@ -7,7 +7,7 @@ interface and the same codes. Where a head of a program reads one variable in a 
 import torch
 from torch import Tensor
 
-from interpbench_hub.circuit import LOGITS, Circuit, Edge
+from interpbench_hub.circuit import EMBED, LOGITS, Circuit, Edge
 from interpbench_hub.ioi.circuits import role_of
 from interpbench_hub.ioi.templates import TAIL
 from interpbench_hub.ioi.words import NAMES, NOBODY
@@ -24,7 +24,8 @@ class IoiModel:
     """The variables on batches of token codes [batch, pos] (no BOS), padded on the right.
 
     The answer exists at each sentence's last position; elsewhere its code is *ambiguous*, which is no target and no
-    evidence. Where an interchange makes a head find several names, though it looks for one, so is the answer.
+    evidence. Where an interchange makes a head find several names, though it looks for one, so is the answer, and where
+    it brings all tokens of a sentence that ends elsewhere.
     """
 
     def __init__(self, graph: Graph, alignment: Alignment, *, device: torch.device | str = "cpu") -> None:
@@ -40,6 +41,7 @@ class IoiModel:
             for read in variable.reads
         }
         self._nobody = graph.output.code(NOBODY)
+        self._from_tokens = [place for edge, place in self.edge_index.items() if edge.source == EMBED]
 
     def to(self, device: torch.device | str) -> "IoiModel":
         """The same model for tensors on another device."""
@@ -124,6 +126,12 @@ class IoiModel:
                     result = _remaining(torch.stack(slots["q"]), slots["k"][0], slots["v"][0], valid)
                 case _:
                     result = self._answer(torch.stack(slots[None]), lengths)
+                    if source is not None and edges is not None:
+                        # With all its tokens from a sentence that ends elsewhere this is that sentence cut short, and
+                        # how it goes on there is the language's business.
+                        goes_on = source[variable.name][:, :width] == self.output_ambiguous
+                        is_other = edges[:, self._from_tokens].all(1)
+                        result = result.masked_fill(is_other[:, None] & goes_on, self.output_ambiguous)
             values[variable.name] = result
         return values
 

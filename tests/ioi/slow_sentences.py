@@ -25,6 +25,7 @@ def slow_values(
     selected = {} if selected is None else selected
     n_words = len(words)
     values: dict[str, list] = {"tokens": [word if word in NAMES else None for word in words], "indices": [0] * n_words}
+    of_tokens = {(v.name, read) for v in case.graph.variables for read in v.reads if read.variable == "tokens"}
     for variable in case.graph.variables[2:]:
 
         def slot(letter: str | None, variable=variable) -> list[list]:
@@ -47,6 +48,9 @@ def slow_values(
                 continue
             if name == "answer":
                 votes = [vote[here] for vote in slot(None)]
+                if source and of_tokens <= (swapped or set()) and len(source["tokens"]) != here + 1:
+                    # All of another sentence, cut short.
+                    votes = [UNCLEAR]
                 is_clear = votes[0] is not None and len(set(votes)) == 1
                 result.append(UNCLEAR if UNCLEAR in votes else votes[0] if is_clear else NOBODY)
                 continue

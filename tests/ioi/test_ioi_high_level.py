@@ -84,6 +84,20 @@ def test_path_interchanges_equal_those_of_one_sentence_at_a_time(case):
     assert seen >= {NOBODY, "a name"}
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_all_tokens_of_another_sentence_are_that_sentence_if_it_ends_there(case):
+    pairs = case.pair_sampler(seed="whole", counterfactual="resample").draw(120)
+    model = case.high_level
+    source = model.run(pairs.source, pairs.source_lengths)
+    from_tokens = torch.tensor([edge.source.name == "embed" for edge in model.circuit])
+    found = model.interchange(pairs.base, pairs.base_lengths, source, from_tokens.expand(120, -1))
+    ends = found[torch.arange(120), pairs.base_lengths - 1]
+    alike = pairs.source_lengths == pairs.base_lengths
+    assert 0 < int(alike.sum()) < 120
+    assert bool((ends[~alike] == model.output_ambiguous).all())
+    assert torch.equal(ends[alike], source["answer"][torch.arange(120), pairs.source_lengths - 1][alike])
+
+
 def test_sizes_of_the_circuits():
     assert [len(case.circuit.of_kind("varying")) for case in CASES] == [8, 36]
     assert [len(case.circuit.of_kind("inert")) for case in CASES] == [0, 0]
