@@ -87,9 +87,8 @@ class IoiCase(Case):
 
     @property
     def edge_siit(self) -> Mapping[str, Any]:
-        # Six layers offer many routes around the circuit, and a hundred names many pairs to tell apart. A step takes
-        # long, and training is to end within half an hour.
-        return {"isolated_steps": 800, "circuit_groups": 2, "max_steps": 9_000}
+        # Six layers offer many routes around the circuit, and a hundred names many pairs to tell apart.
+        return {"isolated_steps": 800, "circuit_groups": 2}
 
     @property
     def is_language(self) -> bool:
