@@ -20,6 +20,7 @@ from transformer_lens import HookedTransformer
 from interpbench_hub.cases import Case
 from interpbench_hub.certificate import ABLATIONS, THRESHOLD, TOLERANCE, Certificate
 from interpbench_hub.circuit import Circuit, Edge, Node
+from interpbench_hub.ioi.case import CASES as SENTENCES
 from interpbench_hub.loader import load_case, load_certificate, load_circuit, load_model
 from interpbench_hub.manifest import load_manifest
 from tests.hooked import Senders, all_edges_of, interchange, interchange_node, senders_of
@@ -48,7 +49,7 @@ def drawn(grades: Sequence[str], count: int) -> list[str]:
     names = sorted(
         name
         for name, entry in load_manifest()["models"].items()
-        if entry["grade"] in grades and not load_case(name).is_language
+        if entry["grade"] in grades and name not in {case.id for case in SENTENCES}
     )
     return random.Random(SEED).sample(names, min(count, len(names)))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from interpbench_hub.cases.pairs import PairSource, Split
-    from interpbench_hub.rasp.high_level import HighLevelModel
+    from interpbench_hub.rasp.causal_model import CausalModel
 
 Sampler = Callable[[random.Random, int], list[Value]]
 """Draws one sequence: `sampler(rng, n)` returns `n` tokens (BOS not among them)."""
@@ -91,7 +91,7 @@ class Case:
         return align(self.graph, seed=self.id)
 
     @cached_property
-    def high_level(self) -> "HighLevelModel":
+    def high_level(self) -> "CausalModel":
         """The causal model on batches, with interchange."""
         from interpbench_hub.rasp.high_level import HighLevelModel
 

@@ -22,7 +22,7 @@ from interpbench_hub.rasp.variables import Graph
 
 if TYPE_CHECKING:
     from interpbench_hub.ioi.sentences import SentencePairs
-    from interpbench_hub.rasp.high_level import HighLevelModel
+    from interpbench_hub.rasp.causal_model import CausalModel
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,10 @@ class IoiCase(Case):
         return alignment_of(self.heads, seed=self.id)
 
     @cached_property
-    def high_level(self) -> "HighLevelModel":
+    def high_level(self) -> "CausalModel":
         from interpbench_hub.ioi.high_level import IoiModel
 
-        # The two share all that anybody asks of them.
-        return cast("HighLevelModel", IoiModel(self.graph, self.alignment))
+        return IoiModel(self.graph, self.alignment)
 
     @property
     def normalization_type(self) -> Literal["LN"]:

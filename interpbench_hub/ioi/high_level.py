@@ -7,12 +7,12 @@ interface and the same codes. Where a head of a program reads one variable in a 
 import torch
 from torch import Tensor
 
-from interpbench_hub.circuit import EMBED, LOGITS, Circuit, Edge
+from interpbench_hub.circuit import EMBED
 from interpbench_hub.ioi.circuits import role_of
 from interpbench_hub.ioi.templates import TAIL
 from interpbench_hub.ioi.words import NAMES, NOBODY
-from interpbench_hub.rasp.alignment import Alignment, prescribed_circuit
-from interpbench_hub.rasp.high_level import SELECTED, UNCLEAR, Values
+from interpbench_hub.rasp.alignment import Alignment
+from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, CausalModel, Values
 from interpbench_hub.rasp.variables import Graph, Variable
 
 _N_NAMES = len(NAMES)
@@ -20,7 +20,7 @@ NONE, AMBIGUOUS = _N_NAMES, _N_NAMES + 1
 """Codes of a head's variable that is no name: undefined, or different names at once."""
 
 
-class IoiModel:
+class IoiModel(CausalModel):
     """The variables on batches of token codes [batch, pos] (no BOS), padded on the right.
 
     The answer exists at each sentence's last position; elsewhere its code is *ambiguous*, which is no target and no
@@ -29,28 +29,9 @@ class IoiModel:
     """
 
     def __init__(self, graph: Graph, alignment: Alignment, *, device: torch.device | str = "cpu") -> None:
-        self.graph, self.alignment, self.device = graph, alignment, torch.device(device)
-        self.circuit: Circuit = prescribed_circuit(graph, alignment)
-        self.edge_index = {edge: place for place, edge in enumerate(self.circuit)}
-        node_of = alignment.node_of
-        self._edge_of_read = {
-            (variable.name, read): self.edge_index[
-                Edge(node_of[read.variable], node_of.get(variable.name, LOGITS), read.slot)
-            ]
-            for variable in graph.variables
-            for read in variable.reads
-        }
+        super().__init__(graph, alignment, device=device)
         self._nobody = graph.output.code(NOBODY)
         self._from_tokens = [place for edge, place in self.edge_index.items() if edge.source == EMBED]
-
-    def to(self, device: torch.device | str) -> "IoiModel":
-        """The same model for tensors on another device."""
-        return IoiModel(self.graph, self.alignment, device=device)
-
-    @property
-    def output_ambiguous(self) -> int:
-        """Code of an ambiguous answer."""
-        return self.graph.output.ambiguous
 
     def selects_alike(self, head: Variable) -> bool:
         """Whether a head looks at positions only."""
@@ -60,29 +41,9 @@ class IoiModel:
         """Whether a head never selects a key: none is like that."""
         return False
 
-    def run(self, tokens: Tensor, lengths: Tensor) -> Values:
-        """Codes [batch, pos] of every variable; `lengths` [batch] count each sentence's tokens."""
-        return self._run(tokens, lengths, None, None)
-
-    def interchange(self, tokens: Tensor, lengths: Tensor, source: Values, edges: Tensor) -> Tensor:
-        """Codes of the answer [batch, pos] when some edges carry their value on a source sentence.
-
-        `source` are the source sentences' values (`run`), `edges` a BoolTensor [batch, n_circuit_edges] in the order
-        of `circuit`.
-        """
-        return self.output(self.interchange_values(tokens, lengths, source, edges), source, edges)
-
-    def interchange_values(self, tokens: Tensor, lengths: Tensor, source: Values, edges: Tensor) -> Values:
-        """Codes [batch, pos] of every variable, as its own node computes it, under the interchange of `interchange`."""
-        return self._run(tokens, lengths, source, edges)
-
     def selected(
         self, head: Variable, values: Values, lengths: Tensor, source: Values | None = None, edges: Tensor | None = None
     ) -> Tensor:
-        """What each query of a head selects, [batch, query, key]: 0, `SELECTED`, or `UNCLEAR` after an interchange.
-
-        `values` are those of `run`, or of `interchange_values` with its `source` and `edges`.
-        """
         width = values[head.name].shape[1]
         slots = self._slots(head, values, source, edges)
         match role_of(head.name):
@@ -99,11 +60,15 @@ class IoiModel:
             is_unclear = (torch.stack(slots["q"]) == AMBIGUOUS).any(0)
             found = found.masked_fill(is_unclear[:, :, None], UNCLEAR)
         valid = torch.arange(width, device=lengths.device) < lengths[:, None]
-        return (found * valid[:, None, :]).tril()
+        return found * _reachable(width, valid)
 
     def output(self, values: Values, source: Values, edges: Tensor) -> Tensor:
-        """Codes of the answer [batch, pos], which the logits themselves compute."""
-        return values[self.graph.output.name]
+        own = values[self.graph.output.name]
+        # With all its tokens from a sentence that ends elsewhere this is that sentence cut short, and how it goes on
+        # there is the language's business.
+        goes_on = source[self.graph.output.name][:, : own.shape[1]] == self.output_ambiguous
+        is_other = edges[:, self._from_tokens].all(1)
+        return own.masked_fill(is_other[:, None] & goes_on, self.output_ambiguous)
 
     def _run(self, tokens: Tensor, lengths: Tensor, source: Values | None, edges: Tensor | None) -> Values:
         batch, width = tokens.shape
@@ -126,12 +91,6 @@ class IoiModel:
                     result = _remaining(torch.stack(slots["q"]), slots["k"][0], slots["v"][0], valid)
                 case _:
                     result = self._answer(torch.stack(slots[None]), lengths)
-                    if source is not None and edges is not None:
-                        # With all its tokens from a sentence that ends elsewhere this is that sentence cut short, and
-                        # how it goes on there is the language's business.
-                        goes_on = source[variable.name][:, :width] == self.output_ambiguous
-                        is_other = edges[:, self._from_tokens].all(1)
-                        result = result.masked_fill(is_other[:, None] & goes_on, self.output_ambiguous)
             values[variable.name] = result
         return values
 
@@ -141,10 +100,7 @@ class IoiModel:
         """Codes [batch, pos] that a variable reads, by slot: the source's where their edge is exchanged."""
         slots: dict[str | None, list[Tensor]] = {"q": [], "k": [], "v": [], None: []}
         for read in reader.reads:
-            codes = values[read.variable]
-            if source is not None and edges is not None:
-                swapped = edges[:, self._edge_of_read[reader.name, read], None]
-                codes = torch.where(swapped, source[read.variable][:, : codes.shape[1]], codes)
+            codes = self._read(reader, read, values, source, edges)
             # Heads look at names; a word that is none is to them as nothing.
             slots[read.slot].append(codes.clamp(max=NONE) if read.variable == "tokens" else codes)
         return slots

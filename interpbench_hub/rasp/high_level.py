@@ -11,24 +11,19 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from interpbench_hub.circuit import LOGITS, Circuit, Edge, Slot
-from interpbench_hub.rasp.alignment import Alignment, prescribed_circuit
-from interpbench_hub.rasp.variables import Graph, Read, Variable
-
-Values = dict[str, Tensor]
-"""Codes of every variable: LongTensor [batch, pos] each, BOS not among the positions."""
+from interpbench_hub.circuit import LOGITS, Edge, Slot
+from interpbench_hub.rasp.alignment import Alignment
+from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, CausalModel, Values
+from interpbench_hub.rasp.variables import Graph, Variable
 
 _Slots = dict[Slot | None, Tensor]
 """Codes a head reads, by slot; a slot that holds a constant is not among them."""
-
-SELECTED, UNCLEAR = 1, 2
-"""What a head's selector says of a key and a query; 0 is no, and unclear what hangs on an ambiguous value."""
 
 _CHUNK = 4_000_000
 """Most (key, query) pairs looked up at a time, so that memory stays small on large batches."""
 
 
-class HighLevelModel:
+class HighLevelModel(CausalModel):
     """A program's variables on batches of inputs.
 
     Codes: a variable with n values has codes 0 .. n-1, n for undefined (None) and n + 1 for *ambiguous*: attention
@@ -37,86 +32,32 @@ class HighLevelModel:
     """
 
     def __init__(self, graph: Graph, alignment: Alignment, *, device: torch.device | str = "cpu") -> None:
-        self.graph = graph
-        self.alignment = alignment
-        self.device = torch.device(device)
-        self.circuit: Circuit = prescribed_circuit(graph, alignment)
-        self.edge_index = {edge: place for place, edge in enumerate(self.circuit)}
+        super().__init__(graph, alignment, device=device)
         self._tables = {v.name: _table(graph, v).to(self.device) for v in graph.variables if v.reads or v.constants}
         self._means = {
             v.name: _MeanCodes(graph, v, self.device)
             for v in graph.variables
             if v.kind == "aggregate" and v.encoding == "numerical"
         }
-        node_of = alignment.node_of
-        self._edge_of_read = {
-            (v.name, read): self.edge_index[Edge(node_of[read.variable], node_of[v.name], read.slot)]
-            for v in graph.variables
-            for read in v.reads
-        }
-        self._output_edge = self.edge_index[Edge(node_of[graph.output.name], LOGITS)]
-
-    def to(self, device: torch.device | str) -> "HighLevelModel":
-        """The same model with its tables on another device."""
-        return HighLevelModel(self.graph, self.alignment, device=device)
-
-    @property
-    def output_ambiguous(self) -> int:
-        """Code of an ambiguous output."""
-        return self.graph.output.ambiguous
+        self._output_edge = self.edge_index[Edge(alignment.node_of[graph.output.name], LOGITS)]
 
     def selects_alike(self, head: Variable) -> bool:
-        """Whether a head selects the same keys whatever keys and queries hold."""
         table = self._tables[head.name]
         return bool((table == table[0, 0]).all())
 
     def selects_nothing(self, head: Variable) -> bool:
-        """Whether a head selects no key, whatever keys and queries hold."""
         return not bool(self._tables[head.name].any())
-
-    def run(self, tokens: Tensor, lengths: Tensor) -> Values:
-        """Every variable on inputs `tokens` [batch, pos] (codes of the vocabulary, no BOS).
-
-        `lengths` [batch] counts each row's tokens; positions from there on are padding: nothing selects them and
-        their codes mean nothing.
-        """
-        return self._run(tokens, lengths, None, None)
-
-    def interchange(self, tokens: Tensor, lengths: Tensor, source: Values, edges: Tensor) -> Tensor:
-        """The output on base inputs when some edges carry their value on a source input: codes [batch, pos].
-
-        `source` are the source inputs' values (`run`), `edges` a BoolTensor [batch, n_circuit_edges] in the order of
-        `circuit`: where it is set, the receiver alone reads in that slot what the sender holds on the source input.
-        A node interchange sets all the edges that leave the node.
-        """
-        return self.output(self.interchange_values(tokens, lengths, source, edges), source, edges)
-
-    def interchange_values(self, tokens: Tensor, lengths: Tensor, source: Values, edges: Tensor) -> Values:
-        """Codes [batch, pos] of every variable, as its own node computes it, under the interchange of `interchange`."""
-        return self._run(tokens, lengths, source, edges)
 
     def selected(
         self, head: Variable, values: Values, lengths: Tensor, source: Values | None = None, edges: Tensor | None = None
     ) -> Tensor:
-        """What each query of a head selects, [batch, query, key]: 0, `SELECTED`, or `UNCLEAR` after an interchange.
-
-        `values` are those of `run`, or of `interchange_values` with its `source` and `edges`.
-        """
-        batch, width = values[head.name].shape
-        valid = torch.arange(width, device=lengths.device) < lengths[:, None]
-        codes = {
-            read.slot: self._read(head, read, values[read.variable], source, edges)
-            for read in head.reads
-            if read.slot != "v"
+        valid = torch.arange(values[head.name].shape[1], device=lengths.device) < lengths[:, None]
+        slots: _Slots = {
+            read.slot: self._read(head, read, values, source, edges) for read in head.reads if read.slot != "v"
         }
-        zero = lengths.new_zeros((1, 1), dtype=torch.long)
-        k, q = codes.get("k", zero), codes.get("q", zero)
-        found = _look_up(self._tables[head.name], [k[:, None, :], q[:, :, None]]).expand(batch, width, width)
-        found = found * valid[:, None, :]
-        return found.tril() if self.graph.causal else found
+        return self._verdicts(head, slots, valid)
 
     def output(self, values: Values, source: Values, edges: Tensor) -> Tensor:
-        """What the logits read, codes [batch, pos]: the output of `interchange_values`, or that of the source."""
         name = self.graph.output.name
         own = values[name]
         return torch.where(edges[:, self._output_edge, None], source[name][:, : own.shape[1]], own)
@@ -126,9 +67,6 @@ class HighLevelModel:
         batch, width = tokens.shape
         valid = torch.arange(width, device=tokens.device) < lengths[:, None]
 
-        def value(variable: Variable, read: Read) -> Tensor:
-            return self._read(variable, read, values[read.variable], source, edges)
-
         for variable in self.graph.variables:
             match variable.kind:
                 case "tokens":
@@ -137,19 +75,14 @@ class HighLevelModel:
                 case "indices":
                     values[variable.name] = torch.arange(width, device=tokens.device).expand(batch, width)
                 case "map":
-                    arguments = [value(variable, read) for read in variable.reads]
+                    arguments = [self._read(variable, read, values, source, edges) for read in variable.reads]
                     values[variable.name] = _look_up(self._tables[variable.name], arguments)
                 case _:
-                    slots: _Slots = {read.slot: value(variable, read) for read in variable.reads}
+                    slots: _Slots = {
+                        read.slot: self._read(variable, read, values, source, edges) for read in variable.reads
+                    }
                     values[variable.name] = self._attend(variable, slots, valid)
         return values
-
-    def _read(self, reader: Variable, read: Read, codes: Tensor, source: Values | None, edges: Tensor | None) -> Tensor:
-        """Codes [batch, pos] that a variable reads: another's, or the source's where their edge is exchanged."""
-        if source is None or edges is None:
-            return codes
-        swapped = edges[:, self._edge_of_read[reader.name, read], None]
-        return torch.where(swapped, source[read.variable][:, : codes.shape[1]], codes)
 
     # -- heads -------------------------------------------------------------------------------------------------------
 
@@ -195,16 +128,11 @@ class HighLevelModel:
 
     def _attend_by_content(self, variable: Variable, slots: _Slots, valid: Tensor) -> Tensor:
         """A head whose selector compares what keys and queries hold."""
-        batch, width = valid.shape
-        zero = valid.new_zeros((1, 1), dtype=torch.long)
-        k, q = slots.get("k", zero), slots.get("q", zero)
-        selected = _look_up(self._tables[variable.name], [k[:, None, :], q[:, :, None]]).expand(batch, width, width)
-        chosen = (selected == SELECTED) & valid[:, None, :]
-        if self.graph.causal:
-            chosen &= torch.ones(width, width, dtype=torch.bool, device=valid.device).tril()
+        verdicts = self._verdicts(variable, slots, valid)
+        chosen = verdicts == SELECTED
         count = chosen.sum(-1)
         ambiguous = variable.ambiguous
-        codes = slots.get("v", zero.expand(batch, width))
+        codes = slots.get("v", torch.zeros_like(count))
         if variable.kind == "fraction":
             result = count
         elif variable.encoding == "numerical":
@@ -216,16 +144,22 @@ class HighLevelModel:
                 result = torch.where((chosen & spoilt[:, None, :]).any(-1), ambiguous, result)
         else:
             result = self._select(variable, chosen, codes, count)
-        if self._holds_ambiguous(variable, "k", k) or self._holds_ambiguous(variable, "q", q):
-            unclear = (selected == UNCLEAR) & valid[:, None, :]
-            if self.graph.causal:
-                unclear = unclear.tril()
-            result = torch.where(unclear.any(-1), ambiguous, result)
+        if self._holds_ambiguous(variable, "k", slots) or self._holds_ambiguous(variable, "q", slots):
+            result = torch.where((verdicts == UNCLEAR).any(-1), ambiguous, result)
         return result
 
-    def _holds_ambiguous(self, variable: Variable, slot: Slot, codes: Tensor) -> bool:
+    def _verdicts(self, variable: Variable, slots: _Slots, valid: Tensor) -> Tensor:
+        """What a head's selector says of every key within reach: [batch, query, key], 0, `SELECTED` or `UNCLEAR`."""
+        batch, width = valid.shape
+        zero = valid.new_zeros((1, 1), dtype=torch.long)
+        k, q = slots.get("k", zero), slots.get("q", zero)
+        found = _look_up(self._tables[variable.name], [k[:, None, :], q[:, :, None]]).expand(batch, width, width)
+        found = found * valid[:, None, :]
+        return found.tril() if self.graph.causal else found
+
+    def _holds_ambiguous(self, variable: Variable, slot: Slot, slots: _Slots) -> bool:
         name = variable.read_in(slot)
-        return name is not None and bool((codes == self.graph[name].ambiguous).any())
+        return name is not None and bool((slots[slot] == self.graph[name].ambiguous).any())
 
     def _select(self, variable: Variable, chosen: Tensor, codes: Tensor, count: Tensor) -> Tensor:
         """The value of a categorical aggregate: what all selected keys hold, ambiguous if they differ."""

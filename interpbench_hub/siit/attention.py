@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
-from interpbench_hub.rasp.high_level import SELECTED, UNCLEAR, Values
+from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, Values
+from interpbench_hub.siit.probes import balanced
 
 
 class AttentionTargets:
@@ -57,9 +58,7 @@ class AttentionTargets:
             apart = torch.where(target > 0, target * (target.log() - attention), 0.0).sum(1)
             counts = (there & ~(chosen == UNCLEAR).any(1)).to(apart.dtype)
             if self.case.is_language:
-                is_empty = n_keys[:, 0] == 0
-                shares = [part / part.sum().clamp(min=1) for part in (counts * is_empty, counts * ~is_empty)]
-                total = total + (apart * (shares[0] + shares[1])).sum()
+                total = total + (apart * balanced(counts, n_keys[:, 0] == 0)).sum()
             else:
                 total = total + (apart * counts).sum() / counts.sum().clamp(min=1)
         return total

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.pairs import seeded
-from interpbench_hub.rasp.high_level import Values
+from interpbench_hub.rasp.causal_model import Values
 from interpbench_hub.siit.attention import AttentionTargets
 from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, EdgeSpace, InterventionDraw
 from interpbench_hub.siit.pair_run import to_ids

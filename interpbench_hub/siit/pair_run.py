@@ -11,7 +11,7 @@ from torch import Tensor
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.pairs import Pairs
 from interpbench_hub.certificate import TOLERANCE
-from interpbench_hub.rasp.high_level import HighLevelModel, Values
+from interpbench_hub.rasp.causal_model import CausalModel, Values
 from interpbench_hub.transformer import Run, Transformer
 
 REGRESSION_WEIGHT = 10.0
@@ -75,7 +75,7 @@ def to_ids(case: Case, tokens: Tensor, lengths: Tensor) -> Tensor:
 class PairRun:
     """Sources and bases of a batch of pairs after one plain pass through the high- and the low-level model."""
 
-    high_level: HighLevelModel
+    high_level: CausalModel
     pairs: Pairs
     values: Values
     """Codes of every variable: sources, then bases."""
@@ -86,7 +86,7 @@ class PairRun:
     run: Run
 
     @classmethod
-    def of(cls, case: Case, high_level: HighLevelModel, model: Transformer, pairs: Pairs) -> "PairRun":
+    def of(cls, case: Case, high_level: CausalModel, model: Transformer, pairs: Pairs) -> "PairRun":
         """Run both models on a batch of pairs."""
         tokens = torch.cat([pairs.source, pairs.base])
         token_lengths = torch.cat([pairs.source_lengths, pairs.base_lengths])

@@ -72,7 +72,7 @@ class Probes:
                 counts = (there.flatten() & (code < width)).to(read.dtype)
                 each = F.cross_entropy(read, code.clamp(max=width - 1), reduction="none")
                 if self._is_language and variable.may_be_undefined:
-                    counts = _balanced(counts, code == variable.undefined)
+                    counts = balanced(counts, code == variable.undefined)
             else:
                 counts = there.flatten() & (code < len(numbers))
                 each = (read[:, 0] - numbers[code.clamp(max=len(numbers) - 1)]) ** 2
@@ -80,10 +80,10 @@ class Probes:
         return total
 
 
-def _balanced(counts: Tensor, is_undefined: Tensor) -> Tensor:
-    """Weights [position] with which undefined values count as much as all others together.
+def balanced(counts: Tensor, is_undefined: Tensor) -> Tensor:
+    """Weights of positions with which those where something is undefined count as much as all others together.
 
-    A variable says something at one position of a sentence, and all the others would drown it.
+    What a head says, it says at one position of a sentence, and all the others would drown it.
     """
     return sum(part / part.sum().clamp(min=1) for part in (counts * is_undefined, counts * ~is_undefined))  # type: ignore[return-value]
 

@@ -11,8 +11,8 @@ from interpbench_hub.ioi.case import CASES, IOI, IoiProgram
 from interpbench_hub.ioi.high_level import AMBIGUOUS, NONE
 from interpbench_hub.ioi.sentences import COUNTERFACTUALS, SentencePairs
 from interpbench_hub.ioi.words import NAMES, NOBODY
-from interpbench_hub.rasp.high_level import SELECTED
-from interpbench_hub.rasp.high_level import UNCLEAR as UNCLEAR_KEY
+from interpbench_hub.rasp.causal_model import SELECTED
+from interpbench_hub.rasp.causal_model import UNCLEAR as UNCLEAR_KEY
 from tests.ioi.slow_sentences import UNCLEAR, slow_values
 
 

@@ -25,6 +25,7 @@ from interpbench_hub.rasp import (
     tokens,
 )
 from interpbench_hub.rasp.alignment import Alignment, align, prescribed_circuit
+from interpbench_hub.rasp.causal_model import CausalModel
 from interpbench_hub.rasp.compiler import compile_to_transformer, smallest_alignment
 from interpbench_hub.rasp.evaluator import evaluate
 from interpbench_hub.rasp.graph import build_graph
@@ -181,7 +182,7 @@ def patched_logits(model: Any, ids: torch.Tensor, edge: Edge, change: torch.Tens
         return model.run_with_hooks(ids, fwd_hooks=[(name, add)])
 
 
-def check_interchange(model: Any, high_level: HighLevelModel, base: torch.Tensor, source: torch.Tensor) -> None:
+def check_interchange(model: Any, high_level: CausalModel, base: torch.Tensor, source: torch.Tensor) -> None:
     """Changing one edge of a compiled model does what the high-level model says, for every edge of the circuit.
 
     Inputs are token ids without BOS, all of one length.

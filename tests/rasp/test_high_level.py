@@ -27,9 +27,10 @@ from interpbench_hub.rasp import (
     tokens,
 )
 from interpbench_hub.rasp.alignment import align
+from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, CausalModel
 from interpbench_hub.rasp.evaluator import evaluate, in_order
 from interpbench_hub.rasp.graph import build_graph
-from interpbench_hub.rasp.high_level import SELECTED, UNCLEAR, HighLevelModel
+from interpbench_hub.rasp.high_level import HighLevelModel
 from interpbench_hub.rasp.printing import unique_names
 from interpbench_hub.rasp.variables import Variable
 from tests.slow_model import AMBIGUOUS, SlowModel, agree
@@ -77,7 +78,7 @@ def random_pairs(case: Case, rng: random.Random, count: int) -> tuple[list[list]
     return bases, sources
 
 
-def random_masks(model: HighLevelModel, rng: random.Random, count: int) -> Tensor:
+def random_masks(model: CausalModel, rng: random.Random, count: int) -> Tensor:
     """Rows of exchanged edges: none, one, whole nodes, some, most and all."""
     edges = list(model.circuit)
     senders = sorted({edge.source for edge in edges})
@@ -94,7 +95,7 @@ def random_masks(model: HighLevelModel, rng: random.Random, count: int) -> Tenso
     return torch.tensor(rows)
 
 
-def mask_of(model: HighLevelModel, rows: int, edges: Iterable[Edge | str]) -> Tensor:
+def mask_of(model: CausalModel, rows: int, edges: Iterable[Edge | str]) -> Tensor:
     mask = torch.zeros(rows, len(model.circuit), dtype=torch.bool)
     for edge in edges:
         mask[:, model.edge_index[Edge.parse(edge) if isinstance(edge, str) else edge]] = True
@@ -189,7 +190,7 @@ def test_an_empty_batch():
 
 
 def assert_interchange_is_right(
-    model: HighLevelModel, slow: SlowModel, bases: list[list], sources: list[list], masks: Tensor
+    model: CausalModel, slow: SlowModel, bases: list[list], sources: list[list], masks: Tensor
 ) -> set:
     """The batch against one row at a time by the slow model; returns what the output held."""
     graph = model.graph

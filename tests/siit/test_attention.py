@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from interpbench_hub.cases import Case, get_case
-from interpbench_hub.rasp.high_level import UNCLEAR
+from interpbench_hub.rasp.causal_model import UNCLEAR
 from interpbench_hub.rasp.variables import Variable
 from interpbench_hub.siit.attention import AttentionTargets
 from interpbench_hub.siit.pair_run import to_ids
