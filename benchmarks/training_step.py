@@ -93,7 +93,8 @@ class RowDraw:
         circuit = self.interventions.exchanged_edges(exchanges)
         weights = torch.ones(len(OUTSIDE_SHAPES) * n_ablations)
         drawn = self.interventions.outside_kinds(n_outside, weights, generator)
-        outside, kinds = self.interventions.outside(drawn // n_ablations, generator), drawn % n_ablations
+        single = self.interventions.outside_edge(n_outside, torch.ones(space.n_edges), generator)
+        outside, kinds = self.interventions.outside(drawn // n_ablations, single, generator), drawn % n_ablations
         if shared:
             circuit, outside = (edges[::n].repeat_interleave(n, 0) for edges in (circuit, outside))
             kinds = kinds[::n].repeat_interleave(n)

@@ -52,7 +52,7 @@ class IoiProgram:
 _IS_NAME = frozenset(NAMES)
 
 
-_MIXTURE: tuple[Counterfactual, ...] = (*COUNTERFACTUALS, "name_swap", "resample", "resample")
+_MIXTURE: tuple[Counterfactual, ...] = (*COUNTERFACTUALS, "name_swap", "abc", "resample", "resample")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +107,10 @@ class IoiCase(Case):
     ) -> "SentencePairs":
         """Draws pairs of sentences: see `SentencePairs`. Most are related anyway; a share `related` has other words.
 
-        Unless a counterfactual is asked for, half of the sources are unrelated, as they leave most to get wrong, and a
-        third have the names exchanged: these tell a circuit that carries names from one that carries where they stand,
-        which is easier to learn.
+        Unless a counterfactual is asked for, three in eight sources are unrelated, as they leave most to get wrong, and
+        two have the names exchanged: these tell a circuit that carries names from one that carries where they stand,
+        which is easier to learn. Two more say a third name, which shows name movers that avoid what was said twice
+        wherever they have that from.
         """
         from interpbench_hub.ioi.sentences import SentencePairs
 

@@ -55,6 +55,8 @@ class StepDraw(NamedTuple):
     kinds: Tensor
     """Of which kind an intervened row is: the circuit edge or node it exchanges, its place among the space's; after
     these the shape and ablation of what it replaces outside. -1 if its loss is not kept track of."""
+    edge_kinds: Tensor
+    """After all these kinds, the edge an intervened row replaces if it is a single one outside the circuit, else -1."""
 
     def of_pairs(self, n_pairs: int) -> "StepDraw":
         """The same with the rows [..., row, ...] of several steps as [step, side or group, pair, ...]."""
@@ -79,15 +81,23 @@ class Draws:
         self.sampler = case.pair_sampler(seed=f"train {seed}", split="train", related=recipe.related_share)
         self.interventions = InterventionDraw(space)
         n_outside_kinds = len(OUTSIDE_SHAPES) * len(recipe.ablations) if recipe.outside_level == "edge" else 0
-        self.kind_counts = (space.n_exchanges, n_outside_kinds)
-        """Kinds of circuit rows, and of outside rows."""
+        self.kind_counts = (space.n_exchanges, n_outside_kinds, space.n_edges if n_outside_kinds else 0)
+        """Kinds of circuit rows, of outside rows, and of single edges outside."""
         self.n_replayed = int(recipe.replayed_share * recipe.n_pairs)
         """Pairs of a step that are replayed."""
+
+    def first_losses(self) -> Tensor:
+        """What the running losses of the kinds of rows [kind] start from.
+
+        Single edges start from nothing: they are many, and high losses that nobody has seen would draw all rows.
+        """
+        *kinds, n_edges = self.kind_counts
+        return torch.cat([torch.ones(sum(kinds)), torch.zeros(n_edges)])
 
     def weights(self, losses: Tensor) -> Tensor:
         """Chances of the kinds of rows [kind], given their running losses: what is still wrong is drawn more often.
 
-        Circuit rows and outside rows are weighed among themselves; no kind is ever left out.
+        Circuit rows, outside rows and single edges are weighed among themselves; no kind is ever left out.
         """
         parts = (part for part in losses.split(self.kind_counts) if len(part))
         return torch.cat([part / part.mean().clamp(min=1e-12) + 0.3 for part in parts])
@@ -127,7 +137,7 @@ class Draws:
         tokens, lengths = sides.flatten(0, 2), counts.flatten()
         values = self.case.high_level.run(tokens, lengths)
         codes = values[self.case.graph.output.name].unflatten(0, (steps, 2 * n_pairs))
-        of_circuit, of_outside = weights.split(self.kind_counts)
+        of_circuit, of_outside, of_edges = weights.split(self.kind_counts)
         exchanges = self.interventions.circuit(steps * n_circuit, of_circuit, recipe.node_share, generator)
         circuit = self.interventions.exchanged_edges(exchanges)
         is_isolated = number * steps < recipe.isolated_steps
@@ -135,21 +145,24 @@ class Draws:
         if recipe.outside_level == "node":
             outside = self.interventions.outside_node(steps * n_outside, generator)
             ablations = torch.randint(n_ablations, (steps * n_outside,), generator=generator)
-            outside_kinds = torch.full_like(ablations, -1)
+            outside_kinds = edge_kinds = torch.full_like(ablations, -1)
         else:
             drawn = self.interventions.outside_kinds(steps * n_outside, of_outside, generator)
             if is_isolated:
                 # The last shape is everything.
                 drawn = drawn % n_ablations + (len(OUTSIDE_SHAPES) - 1) * n_ablations
-            outside = self.interventions.outside(drawn // n_ablations, generator)
+            shapes, single = drawn // n_ablations, self.interventions.outside_edge(len(drawn), of_edges, generator)
+            outside = self.interventions.outside(shapes, single, generator)
             ablations, outside_kinds = drawn % n_ablations, drawn + self.space.n_exchanges
+            # A single edge is the first shape.
+            edge_kinds = (single + sum(self.kind_counts[:2])).masked_fill(shapes > 0, -1)
         if suspects and n_outside:
             chosen = torch.rand(steps * n_outside, generator=generator) < recipe.suspect_share
             which = torch.randint(len(suspects), (steps * n_outside,), generator=generator)
             place, kind = torch.tensor([list(suspect) for suspect in suspects]).unbind(1)
             outside = torch.where(chosen[:, None], self.space.outside_sets[place[which]], outside)
             ablations = torch.where(chosen, kind[which], ablations)
-            outside_kinds = outside_kinds.masked_fill(chosen, -1)
+            outside_kinds, edge_kinds = (kinds.masked_fill(chosen, -1) for kinds in (outside_kinds, edge_kinds))
         variables = self._probed(values).unflatten(0, (steps, 2 * n_pairs))
         targets = codes[:, n_pairs:].repeat(1, recipe.outside_groups, 1)
         target_variables = variables[:, n_pairs:].repeat(1, recipe.outside_groups, 1, 1)
@@ -175,6 +188,7 @@ class Draws:
             circuit = circuit | ~self.space.in_circuit
         edges = [edges.reshape(steps, -1, self.space.n_edges) for edges in (circuit, outside)]
         masks = self.space.to_mask(torch.cat(edges, dim=1).flatten(0, 1))
+        no_kinds = torch.full((steps, n_circuit), -1)
         return StepDraw(
             ids=to_ids(self.case, tokens, lengths).unflatten(0, (steps, 2 * n_pairs)),
             lengths=(lengths + 1).view(steps, -1),
@@ -185,8 +199,9 @@ class Draws:
             targets=targets,
             target_variables=target_variables,
             selected=torch.cat([*selected, target_selected], dim=1),
-            ablations=torch.cat([torch.full((steps, n_circuit), -1), ablations.view(steps, n_outside)], dim=1),
+            ablations=torch.cat([no_kinds, ablations.view(steps, n_outside)], dim=1),
             kinds=torch.cat([exchanges.view(steps, n_circuit), outside_kinds.view(steps, n_outside)], dim=1),
+            edge_kinds=torch.cat([no_kinds, edge_kinds.view(steps, n_outside)], dim=1),
         )
 
     def _probed(self, values: Values) -> Tensor:

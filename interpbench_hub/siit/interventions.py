@@ -131,9 +131,12 @@ class InterventionDraw:
         outside = ~space.in_circuit
         into = torch.isin(space.receiver, circuit_receivers)
         shadow = into & torch.isin(space.sender, circuit_senders)
-        # Pools of single edges: any; into a receiver of the circuit; between a sender and a receiver of the circuit.
-        self.pools = [torch.where(outside & pool)[0] for pool in (torch.ones_like(into), into, shadow)]
-        self.pools = [pool if len(pool) else self.pools[0] for pool in self.pools]
+        self.edge_shares = torch.zeros(space.n_edges)
+        """Chances of single edges as long as each has the same weight."""
+        # Into a receiver of the circuit; between a sender and a receiver of the circuit; any.
+        for share, pool in ((0.5, into), (0.25, shadow), (0.25, torch.ones_like(into))):
+            edges = outside & pool if bool((outside & pool).any()) else outside
+            self.edge_shares += share * edges / edges.sum().clamp(min=1)
         self.receivers = torch.unique(space.receiver[outside])
         self.circuit_receivers = circuit_receivers[torch.isin(circuit_receivers, self.receivers)]
         self.outside_edges = space.outside_node_edges if space.outside_nodes else outside[None]
@@ -165,8 +168,18 @@ class InterventionDraw:
         shares = torch.tensor(OUTSIDE_SHARES).repeat_interleave(len(weights) // len(OUTSIDE_SHARES))
         return torch.multinomial(shares * weights, max(rows, 1), replacement=True, generator=generator)[:rows]
 
-    def outside(self, shapes: Tensor, generator: torch.Generator) -> Tensor:
-        """Sets of edges outside the circuit, one for each row's shape, a place in `OUTSIDE_SHAPES`: [row, edge]."""
+    def outside_edge(self, rows: int, weights: Tensor, generator: torch.Generator) -> Tensor:
+        """A single edge outside the circuit for each row, a place among all: LongTensor [row].
+
+        `weights` [edge] are multiplied by the chances that edges have of themselves.
+        """
+        return torch.multinomial(self.edge_shares * weights, max(rows, 1), replacement=True, generator=generator)[:rows]
+
+    def outside(self, shapes: Tensor, single: Tensor, generator: torch.Generator) -> Tensor:
+        """Sets of edges outside the circuit, one for each row's shape, a place in `OUTSIDE_SHAPES`: [row, edge].
+
+        `single` [row] is the edge a row replaces if its shape is a single edge.
+        """
         space, device, rows = self.space, self.space.device, len(shapes)
 
         def rand(*shape: int) -> Tensor:
@@ -175,14 +188,8 @@ class InterventionDraw:
         def pick(pool: Tensor) -> Tensor:
             return pool[torch.randint(len(pool), (rows,), generator=generator)]
 
-        pool_draw = rand(rows)
-        edge = torch.where(
-            pool_draw < 0.5,
-            pick(self.pools[1]),
-            torch.where(pool_draw < 0.75, pick(self.pools[2]), pick(self.pools[0])),
-        )
         one = torch.zeros(rows, space.n_edges, dtype=torch.bool, device=device)
-        one[torch.arange(rows, device=device), edge] = True
+        one[torch.arange(rows, device=device), single] = True
         receiver = pick(self.receivers)
         if len(self.circuit_receivers):
             receiver = torch.where(rand(rows) < 0.75, pick(self.circuit_receivers), receiver)

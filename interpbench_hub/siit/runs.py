@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -189,6 +190,8 @@ class _Run:
         self.trainer, self.folder, self._report = trainer, folder, report
         state = trainer.state
         self.clock = Clock(state.cpu_seconds, state.wall_seconds)
+        # Of the code that runs, whatever the tree holds by the time a checkpoint is saved.
+        source_commit()
         self.log = TrainingLog(folder, state.step)
         # A run that was interrupted may have certified a state already; only a better one replaces it.
         has_best = state.step > 0 and (folder / CONFIG_FILE).exists()
@@ -337,8 +340,9 @@ def checkpoint_config(trainer: Trainer, clock: Clock) -> CheckpointConfig:
     )
 
 
+@cache
 def source_commit() -> str | None:
-    """Commit of the source tree the package runs from; None if it was installed without one."""
+    """Commit of the source tree the package runs from, as it was first asked for; None if it was installed without."""
     try:
         found = subprocess.run(
             ["git", "rev-parse", "HEAD"],

@@ -68,7 +68,6 @@ class Trainer:
         variables = tuple(variable.name for variable in self.probes.variables) if recipe.probe_weight else ()
         self.draws = Draws(case, self.space, recipe, seed, variables, self.attention, self.device)
         self._block: tuple[int, StepDraw] | None = None
-        n_kinds = sum(self.draws.kind_counts)
         self.state = TrainingState(
             identity={
                 "case": case.id,
@@ -84,8 +83,8 @@ class Trainer:
             averages=self.basis.averages,
             bases=self.basis.bases,
             average=self.model.flat.data.clone(),
-            kind_losses=torch.ones(n_kinds),
-            kind_weights=torch.ones(n_kinds),
+            kind_losses=self.draws.first_losses(),
+            kind_weights=torch.ones(sum(self.draws.kind_counts)),
             pair_losses=torch.zeros(BLOCK_STEPS, recipe.n_pairs),
             replayed=None,
             suspects=[],
@@ -196,10 +195,11 @@ class Trainer:
         """Keep each pair's worst loss over its rows, and the running loss of every kind of row."""
         state, n_pairs = self.state, self.recipe.n_pairs
         state.pair_losses[state.step % BLOCK_STEPS] = losses.unflatten(0, (-1, n_pairs)).amax(0)
-        kept = state.kind_losses
-        for place, loss in zip(draw.kinds.tolist(), losses[2 * n_pairs :].tolist(), strict=True):
-            if place >= 0:
-                kept[place] = 0.9 * kept[place] + 0.1 * loss
+        kept, intervened = state.kind_losses, losses[2 * n_pairs :].tolist()
+        for kinds in (draw.kinds, draw.edge_kinds):
+            for place, loss in zip(kinds.tolist(), intervened, strict=True):
+                if place >= 0:
+                    kept[place] = 0.9 * kept[place] + 0.1 * loss
 
     def _update(self, loss: Tensor, *, with_probes: bool) -> None:
         state, recipe = self.state, self.recipe

@@ -37,7 +37,8 @@ class TrainingState:
     average: Tensor
     """Running average of the model's parameters, which is what checks look at."""
     kind_losses: Tensor
-    """Running loss of each kind of intervened row: circuit edges and nodes exchanged, shapes outside by ablation."""
+    """Running loss of each kind of intervened row: circuit edges and nodes exchanged, shapes outside by ablation,
+    single edges outside."""
     kind_weights: Tensor
     """Chances of these kinds in the block of steps that is under way."""
     pair_losses: Tensor

@@ -140,12 +140,17 @@ def test_outside_rows_leave_the_circuit_and_the_output_alone(case_id, recipe):
         # A random set of edges can be empty; a node never is.
         assert edges in nodes or recipe is EDGE_SIIT
     kinds = block.kinds[:, n_circuit:]
+    assert bool((block.edge_kinds[:, :n_circuit] == -1).all())
     if recipe is SIIT:
-        assert bool((kinds == -1).all())
+        assert bool((kinds == -1).all()) and bool((block.edge_kinds == -1).all())
     else:
         shapes, ablations = (kinds - space.n_exchanges) // 3, (kinds - space.n_exchanges) % 3
         assert torch.equal(ablations, block.ablations[:, n_circuit:])
         assert shapes.unique().tolist() == list(range(len(OUTSIDE_SHAPES)))
+        singles, n_kinds = block.edge_kinds[:, n_circuit:], sum(draws.kind_counts[:2])
+        assert torch.equal(singles >= 0, shapes == OUTSIDE_SHAPES.index("edge"))
+        for mask, single in zip(block.masks[:, n_circuit:].flatten(0, 1), singles.flatten().tolist(), strict=True):
+            assert single == -1 or edges_of(space, mask) == {single - n_kinds}
         everything = shapes == OUTSIDE_SHAPES.index("all")
         assert {tuple(sorted(edges_of(space, mask))) for mask in block.masks[:, n_circuit:][everything]} == {
             tuple(space.negatives.tolist())
@@ -172,7 +177,8 @@ def test_any_number_of_groups_can_be_drawn(circuit_groups, outside_groups, repla
         receivers, senders = len(config.receivers), len(config.senders)
         assert part.masks.shape == (BLOCK_STEPS, n_rows * N_PAIRS, receivers, senders)
         assert part.targets.shape == (BLOCK_STEPS, n_rows * N_PAIRS, config.n_ctx - 1)
-        assert part.kinds.shape == part.ablations.shape == (BLOCK_STEPS, n_rows * N_PAIRS)
+        for kinds in (part.kinds, part.edge_kinds, part.ablations):
+            assert kinds.shape == (BLOCK_STEPS, n_rows * N_PAIRS)
         assert part.masks.dtype == torch.float32 and part.there.dtype == torch.bool
     assert not equal(block, again)
 
@@ -206,7 +212,8 @@ def test_isolated_steps_replace_everything_outside_the_circuit_in_every_row(case
         assert bool((kinds // 3 == OUTSIDE_SHAPES.index("all")).all())
         assert torch.equal(kinds % 3, block.ablations[:, n_circuit:])
         assert block.ablations[:, n_circuit:].unique().tolist() == [0, 1, 2]
-        for name in set(StepDraw._fields) - {"masks", "kinds"}:
+        assert bool((block.edge_kinds == -1).all())
+        for name in set(StepDraw._fields) - {"masks", "kinds", "edge_kinds"}:
             assert torch.equal(getattr(block, name), getattr(free, name)), name
 
 
@@ -227,7 +234,12 @@ def test_edges_and_nodes_are_drawn_by_their_weights():
     draws = draws_of("case_13", EDGE_SIIT.changed(n_pairs=20, node_share=0.5))
     weights, first_node = torch.zeros_like(even(draws)), len(draws.space.interchange_edges)
     weights[1], weights[2], weights[first_node] = 3.0, 1.0, 0.01
+    # Single edges outside, of which the second and the third have all the weight.
+    edges = draws.space.negatives[1:3] + sum(draws.kind_counts[:2])
     weights[draws.space.n_exchanges] = 1.0
+    weights[edges] = 1.0
+    singles = draws.block(0, weights, None).edge_kinds
+    assert sorted(singles.unique().tolist()) == [-1, *edges.tolist()]
     counts = torch.bincount(draws.block(0, weights, None).kinds[:, :20].flatten(), minlength=len(weights))
     n_rows = BLOCK_STEPS * 20
     assert int(counts.sum()) == int(counts[1] + counts[2] + counts[first_node]) == n_rows
@@ -279,7 +291,8 @@ def test_suspects_get_their_share_of_the_outside_rows(recipe):
     changed = block.kinds != plain.kinds
     # Their losses say nothing about the shape they took the place of.
     assert bool((block.kinds[changed] == -1).all()) and bool(changed.any()) == (recipe is EDGE_SIIT)
-    for name in set(StepDraw._fields) - {"masks", "ablations", "kinds"}:
+    assert torch.equal(block.edge_kinds, plain.edge_kinds.masked_fill(changed, -1))
+    for name in set(StepDraw._fields) - {"masks", "ablations", "kinds", "edge_kinds"}:
         assert torch.equal(getattr(block, name), getattr(plain, name)), name
     assert torch.equal(block.masks[:, :n_circuit], plain.masks[:, :n_circuit])
     assert bool((block.ablations[:, :n_circuit] == -1).all())

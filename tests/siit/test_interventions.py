@@ -124,7 +124,7 @@ def test_a_circuit_may_leave_no_node_outside(space, monkeypatch):
     monkeypatch.setattr(whole, "outside_nodes", [])
     assert whole.outside_node_edges.shape == (0, space.n_edges)
     assert torch.equal(whole.outside_sets[-1], ~space.in_circuit)
-    rows = InterventionDraw(whole).outside(shapes(200), generator())
+    rows = outside_rows(whole, shapes(200))
     assert bool(rows.any()) and not bool((rows & space.in_circuit).any())
 
 
@@ -189,7 +189,8 @@ def test_edges_and_nodes_are_drawn_by_their_weights(space, by_node):
 def test_no_rows_can_be_drawn(space):
     draw = InterventionDraw(space)
     assert draw.exchanged_edges(draw.circuit(0, evenly(space), 0.5, generator())).shape == (0, space.n_edges)
-    assert draw.outside(shapes(0), generator()).shape == draw.outside_node(0, generator()).shape == (0, space.n_edges)
+    assert outside_rows(space, shapes(0)).shape == draw.outside_node(0, generator()).shape == (0, space.n_edges)
+    assert draw.outside_edge(0, torch.ones(space.n_edges), generator()).shape == (0,)
 
 
 # -- drawn outside -----------------------------------------------------------------------------------------------------
@@ -198,6 +199,26 @@ def test_no_rows_can_be_drawn(space):
 def shapes(rows: int) -> Tensor:
     """Shapes of as many rows, by their shares."""
     return torch.multinomial(torch.tensor(OUTSIDE_SHARES), max(rows, 1), replacement=True, generator=generator())[:rows]
+
+
+def outside_rows(space: EdgeSpace, shapes: Tensor) -> Tensor:
+    """Sets of edges drawn outside for rows of these shapes, any single edge with the same weight: [row, edge]."""
+    # Other numbers than those the shapes were drawn by.
+    draw, chance = InterventionDraw(space), generator(1)
+    return draw.outside(shapes, draw.outside_edge(len(shapes), torch.ones(space.n_edges), chance), chance)
+
+
+def test_single_edges_outside_are_drawn_by_their_weights(space):
+    draw, weights = InterventionDraw(space), torch.zeros(space.n_edges)
+    # Two edges from a sender of no circuit to the same receiver differ in nothing but their weight.
+    nodes = [space.config.senders.index(node) for node in space.outside_nodes]
+    rows = [(space.sender == node) & (space.receiver == space.receiver.max()) for node in nodes[:2]]
+    heavy, light = (int(torch.where(row)[0]) for row in rows)
+    # What is of the circuit is never drawn.
+    weights[heavy], weights[light], weights[space.circuit_places[0]] = 3.0, 1.0, 1e6
+    counts = torch.bincount(draw.outside_edge(FEWER_ROWS, weights, generator()), minlength=space.n_edges)
+    assert int(counts[heavy] + counts[light]) == FEWER_ROWS
+    assert float(counts[heavy]) / FEWER_ROWS == pytest.approx(0.75, abs=0.03)
 
 
 def test_kinds_outside_are_drawn_by_shares_and_weights(space):
@@ -212,8 +233,8 @@ def test_kinds_outside_are_drawn_by_shares_and_weights(space):
 @pytest.mark.parametrize("case_id", CASE_IDS)
 def test_each_shape_is_what_its_name_says(case_id):
     space = space_of(case_id)
-    outside, draw = ~space.in_circuit, InterventionDraw(space)
-    rows = {shape: draw.outside(torch.full((200,), place), generator()) for place, shape in enumerate(OUTSIDE_SHAPES)}
+    outside = ~space.in_circuit
+    rows = {shape: outside_rows(space, torch.full((200,), place)) for place, shape in enumerate(OUTSIDE_SHAPES)}
     assert bool((rows["edge"].sum(1) == 1).all())
     assert bool((rows["all"] == outside).all())
     for row in rows["receiver"]:
@@ -237,7 +258,7 @@ class Outside(NamedTuple):
 @cache
 def drawn_outside(case_id: str) -> Outside:
     space = space_of(case_id)
-    rows = InterventionDraw(space).outside(shapes(ROWS), generator())
+    rows = outside_rows(space, shapes(ROWS))
     return Outside(space, rows, as_rows(rows))
 
 
@@ -311,7 +332,9 @@ def test_the_generator_decides_every_draw(space):
 
     def drawn(seed: int) -> list[Tensor]:
         chance = generator(seed)
-        return [draw.circuit(50, weights, 0.5, chance), draw.outside(shapes(50), chance), draw.outside_node(50, chance)]
+        single = draw.outside_edge(50, torch.ones(space.n_edges), chance)
+        outside = draw.outside(shapes(50), single, chance)
+        return [draw.circuit(50, weights, 0.5, chance), single, outside, draw.outside_node(50, chance)]
 
     torch.manual_seed(0)
     first = drawn(1)
@@ -324,6 +347,6 @@ def test_drawing_leaves_the_global_generator_alone(space):
     draw, weights = InterventionDraw(space), evenly(space)
     before = torch.get_rng_state()
     draw.circuit(5, weights, 0.5, generator())
-    draw.outside(shapes(5), generator())
+    outside_rows(space, shapes(5))
     draw.outside_node(5, generator())
     assert torch.equal(torch.get_rng_state(), before)

@@ -410,7 +410,10 @@ def test_an_update_is_that_of_adam_on_the_clipped_gradient_for_model_and_probes_
 def test_losses_are_noted_by_pair_and_by_kind_of_row(recipe, monkeypatch):
     trainer = trainer_of("case_13", recipe)
     drawn, losses = noted_draws(monkeypatch, trainer), noted_row_losses(monkeypatch, trainer)
-    space, running = trainer.space, torch.ones(sum(trainer.draws.kind_counts))
+    space = trainer.space
+    n_kinds = len(space.interchange_edges) + len(space.circuit_nodes) + 5 * len(recipe.ablations)
+    # After the kinds, single edges: nothing is held against them yet.
+    running = torch.cat([torch.ones(n_kinds), torch.zeros(space.n_edges)])
     of_pairs = torch.zeros(BLOCK_STEPS, 6)
     for step in range(BLOCK_STEPS + 3):
         losses.clear()
@@ -418,11 +421,12 @@ def test_losses_are_noted_by_pair_and_by_kind_of_row(recipe, monkeypatch):
         rows = torch.cat(losses).detach()
         for row, place in enumerate(drawn[-1].kinds.tolist()):
             running[place] = 0.9 * running[place] + 0.1 * rows[12 + row]
+            if (edge := int(drawn[-1].edge_kinds[row])) >= 0:
+                running[edge] = 0.9 * running[edge] + 0.1 * rows[12 + row]
         of_pairs[step % BLOCK_STEPS] = torch.stack([rows[pair::6].max() for pair in range(6)])
         torch.testing.assert_close(trainer.state.kind_losses, running)
         torch.testing.assert_close(trainer.state.pair_losses, of_pairs)
-    assert bool((running != 1).all()) == (recipe.name == "edge-siit")
-    assert len(running) == len(space.interchange_edges) + len(space.circuit_nodes) + 5 * len(recipe.ablations)
+    assert bool((running[:n_kinds] != 1).all()) == (recipe.name == "edge-siit") == bool(running[n_kinds:].any())
 
 
 def test_a_block_is_drawn_by_the_losses_of_the_one_before(monkeypatch):
@@ -449,9 +453,9 @@ def test_a_block_is_drawn_by_the_losses_of_the_one_before(monkeypatch):
         _, found_number, weights, replayed, suspects = calls[-1]
         assert found_number == number
         # What is still wrong is drawn more often, nothing is forgotten.
-        n_circuit = trainer.space.n_exchanges
-        for part in (slice(None, n_circuit), slice(n_circuit, None)):
-            torch.testing.assert_close(weights[part], losses[part] / losses[part].mean() + 0.3)
+        n_circuit, n_kinds = trainer.space.n_exchanges, sum(trainer.draws.kind_counts[:2])
+        for part in (slice(None, n_circuit), slice(n_circuit, n_kinds), slice(n_kinds, None)):
+            torch.testing.assert_close(weights[part], losses[part] / losses[part].mean().clamp(min=1e-12) + 0.3)
         assert suspects == [[int(trainer.space.negatives[number]), 0]]
         if worst is None:
             assert replayed is None
