@@ -226,6 +226,11 @@ class Case:
     # -- training ------------------------------------------------------------------------------------------------------
 
     @property
+    def d_model(self) -> int | None:
+        """Width of the residual stream of the transformer the case is trained in; None: as the rule for all cases."""
+        return None
+
+    @property
     def normalization_type(self) -> Literal["LN"] | None:
         """Normalisation of the transformer the case is trained in: none."""
         return None

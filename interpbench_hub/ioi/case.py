@@ -52,7 +52,7 @@ class IoiProgram:
 _IS_NAME = frozenset(NAMES)
 
 
-_MIXTURE: tuple[Counterfactual, ...] = (*COUNTERFACTUALS, "name_swap", "abc", "resample", "resample")
+_MIXTURE: tuple[Counterfactual, ...] = (*COUNTERFACTUALS, "name_swap", "resample", "resample")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +81,11 @@ class IoiCase(Case):
         return IoiModel(self.graph, self.alignment)
 
     @property
+    def d_model(self) -> int:
+        # Every head writes names, and what one receiver reads and another must not read takes dimensions of its own.
+        return max(64, 1 << (8 * len(self.heads)).bit_length())
+
+    @property
     def normalization_type(self) -> Literal["LN"]:
         return "LN"
 
@@ -107,10 +112,9 @@ class IoiCase(Case):
     ) -> "SentencePairs":
         """Draws pairs of sentences: see `SentencePairs`. Most are related anyway; a share `related` has other words.
 
-        Unless a counterfactual is asked for, three in eight sources are unrelated, as they leave most to get wrong, and
+        Unless a counterfactual is asked for, three in seven sources are unrelated, as they leave most to get wrong, and
         two have the names exchanged: these tell a circuit that carries names from one that carries where they stand,
-        which is easier to learn. Two more say a third name, which shows name movers that avoid what was said twice
-        wherever they have that from.
+        which is easier to learn.
         """
         from interpbench_hub.ioi.sentences import SentencePairs
 

@@ -24,8 +24,9 @@ class IoiModel(CausalModel):
     """The variables on batches of token codes [batch, pos] (no BOS), padded on the right.
 
     The answer exists at each sentence's last position; elsewhere its code is *ambiguous*, which is no target and no
-    evidence. Where an interchange makes a head find several names, though it looks for one, so is the answer, and where
-    it brings all tokens of a sentence that ends elsewhere.
+    evidence. Where an interchange makes a head find different words, so is the answer, as in programs; in a plain
+    sentence a name mover that finds several names says none. And where an interchange brings all tokens of a sentence
+    that ends elsewhere, the answer is ambiguous, too.
     """
 
     def __init__(self, graph: Graph, alignment: Alignment, *, device: torch.device | str = "cpu") -> None:
@@ -89,6 +90,8 @@ class IoiModel(CausalModel):
                     result = _look_up(slots["q"][0], slots["k"][0], slots["v"][0], valid)
                 case "name_mover":
                     result = _remaining(torch.stack(slots["q"]), slots["k"][0], slots["v"][0], valid)
+                    if source is None:
+                        result = result.masked_fill(result == AMBIGUOUS, NONE)
                 case _:
                     result = self._answer(torch.stack(slots[None]), lengths)
             values[variable.name] = result
@@ -130,16 +133,10 @@ def _look_up(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
 def _remaining(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
     """The one name said so far that none of the queries [query, batch, pos] holds; None unless each holds a name.
 
-    None, too, if several names are left and none has more than half of the attention, which spreads evenly over them.
-    Ambiguous if one has more than half but not all: that happens in no sentence, only where an interchange brings the
-    queries or keys of another, and the logits read no threshold between two thirds of a vote and a whole one.
+    Ambiguous if several are left: a head that tells a hundred names apart in a few dozen dimensions cannot help
+    attending to some of those that it does not look for more than to others.
     """
-    width = v.shape[1]
-    chosen = _unnamed(q, k) & _reachable(width, valid)
-    result = _selected(chosen, v)
-    held = torch.where(chosen, v[:, None, :], NONE)
-    votes = (held[..., None] == held[:, :, None, :]).sum(-1).masked_fill(held >= _N_NAMES, 0).amax(-1)
-    result = result.masked_fill((result == AMBIGUOUS) & (2 * votes <= chosen.sum(-1)), NONE)
+    result = _selected(_unnamed(q, k) & _reachable(v.shape[1], valid), v)
     # With another query that is None, nothing is selected whatever an ambiguous one stands for.
     return torch.where((q == AMBIGUOUS).any(0) & (q != NONE).all(0), AMBIGUOUS, result)
 

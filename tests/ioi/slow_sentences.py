@@ -1,6 +1,5 @@
 """The causal models of IOI on one sentence, position by position: an oracle for the package's own on batches."""
 
-from collections import Counter
 
 from interpbench_hub.circuit import LOGITS, Edge
 from interpbench_hub.ioi.case import IoiCase
@@ -75,11 +74,9 @@ def slow_values(
             held = [slot("v")[0][at] for at in chosen]
             if len(set(held)) <= 1:
                 result.append(held[0] if held else None)
-            elif name.startswith("name_mover"):
-                votes = Counter(name for name in held if name is not None)
-                result.append(UNCLEAR if votes and 2 * max(votes.values()) > len(held) else None)
             else:
-                result.append(UNCLEAR)
+                # Without an exchange several names are left over: none is the one.
+                result.append(None if name.startswith("name_mover") and source is None else UNCLEAR)
         values[name] = result
     return values
 

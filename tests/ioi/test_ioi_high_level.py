@@ -116,8 +116,8 @@ def test_every_kind_changes_some_answers(kind):
     case = IOI
     pairs = SentencePairs(case, "kinds", "test", (kind,)).draw(64)
     changes = changes_output(case, pairs, list(case.circuit.of_kind("varying")))
-    # A third name to leave out leaves S two votes of three, an ambiguous answer: that tells nothing of S-inhibition.
-    assert changes.any(1).float().mean() >= (0.3 if kind == "abc" else 0.5)
+    # A third name to leave out leaves IO and S, an ambiguous answer: that tells nothing of S-inhibition.
+    assert changes.any(1).float().mean() >= (0.25 if kind == "abc" else 0.5)
 
 
 def test_nobody_is_the_answer_where_no_name_is_said_twice():
