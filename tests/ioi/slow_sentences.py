@@ -1,6 +1,5 @@
 """The causal models of IOI on one sentence, position by position: an oracle for the package's own on batches."""
 
-
 from interpbench_hub.circuit import LOGITS, Edge
 from interpbench_hub.ioi.case import IoiCase
 from interpbench_hub.ioi.templates import TAIL

@@ -60,12 +60,14 @@ def test_ends_fit_the_case(case_id):
     assert config.normalization_type == ("LN" if case.is_language else None)
 
 
-@pytest.mark.parametrize("case_id", ["ioi", "ioi_full"])
-def test_sentences_are_as_wide_as_six_layers_of_four_heads_allow(case_id):
-    config = transformer_config(get_case(case_id))
+@pytest.mark.parametrize(("case_id", "d_model"), [("ioi", 64), ("ioi_full", 128)])
+def test_sentences_have_room_for_the_names_that_every_head_writes(case_id, d_model):
+    case = get_case(case_id)
+    config = transformer_config(case)
     widths = (config.n_layers, config.n_heads, config.d_model, config.d_head, config.d_mlp)
     # A hundred names are to be told apart, more than any head of a program compares.
-    assert widths == (6, 4, 64, 32, 256)
+    assert widths == (6, 4, d_model, 32, 4 * d_model)
+    assert d_model >= 8 * (1 + len(case.heads))
 
 
 @pytest.mark.parametrize("case_id", PROGRAM_IDS)
