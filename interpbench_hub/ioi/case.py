@@ -91,8 +91,9 @@ class IoiCase(Case):
 
     @property
     def edge_siit(self) -> Mapping[str, Any]:
-        # Six layers offer many routes around the circuit, and a hundred names many pairs to tell apart.
-        return {"isolated_steps": 800, "circuit_groups": 2}
+        # Six layers offer many routes around the circuit, and a hundred names many pairs to tell apart. Let go before it
+        # has learnt what every head does, a circuit loses to those routes.
+        return {"isolated_steps": max(800, 250 * len(self.heads)), "circuit_groups": 2}
 
     @property
     def is_language(self) -> bool:
