@@ -91,8 +91,8 @@ class IoiCase(Case):
 
     @property
     def edge_siit(self) -> Mapping[str, Any]:
-        # Six layers offer many routes around the circuit, and a hundred names many pairs to tell apart. Let go before it
-        # has learnt what every head does, a circuit loses to those routes.
+        # Six layers offer many routes around the circuit, and a hundred names many pairs to tell apart. Let go before
+        # every head has learnt its part, a circuit loses to those routes.
         return {"isolated_steps": max(800, 250 * len(self.heads)), "circuit_groups": 2}
 
     @property
@@ -163,7 +163,7 @@ IOI = _case(
 IOI_FULL = _case(
     "ioi_full",
     "Indirect object identification by the larger circuit: previous-token, induction, duplicate-token and "
-    "S-inhibition heads, and three name movers.",
+    "S-inhibition heads, four name movers and a backup.",
     FULL,
 )
 CASES = (IOI, IOI_FULL)

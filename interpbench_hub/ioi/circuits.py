@@ -27,7 +27,7 @@ _MEANINGS = {
     "duplicate_token": "this name, read off all its mentions so far",
     "induction": "the name before the position that follows an earlier mention of this name: the name again",
     "s_inhibition": f"the name said twice, {TAIL} positions before: not to be said again",
-    "name_mover": "the one name said so far that no S-inhibition names; none if several are left",
+    "name_mover": "the one name said so far but that of an S-inhibition; none if several are left",
     "backup_name_mover": "the name that a name mover chose, looked up once more",
     ANSWER: f"the name that all movers agree on, else {NOBODY!r}",
 }
@@ -36,39 +36,43 @@ HeadReads = tuple[int, tuple[Read, ...]]
 """The layer of a head variable, and what it reads."""
 
 
-def _reads(q: tuple[str, ...], k: str | None, v: str) -> tuple[Read, ...]:
-    keys = () if k is None else (Read(k, "k"),)
-    return (*(Read(name, "q") for name in q), *keys, Read(v, "v"))
+def _moves(v: str) -> tuple[Read, ...]:
+    """What a head reads that looks at positions only."""
+    return (Read(v, "v"),)
 
 
-def _by_tokens(q: tuple[str, ...] = ("tokens",)) -> tuple[Read, ...]:
-    return _reads(q, "tokens", "tokens")
+def _finds(q: str = "tokens", k: str = "tokens", v: str = "tokens") -> tuple[Read, ...]:
+    """What a head reads that looks for names."""
+    return (Read(q, "q"), Read(k, "k"), Read(v, "v"))
 
 
 SIMPLE: dict[str, HeadReads] = {
-    "duplicate_token": (1, _by_tokens()),
-    "s_inhibition": (3, _reads((), None, "duplicate_token")),
-    "name_mover": (4, _by_tokens(("s_inhibition",))),
+    "duplicate_token": (1, _finds()),
+    "s_inhibition": (3, _moves("duplicate_token")),
+    "name_mover": (4, _finds("s_inhibition")),
 }
 """The heads of `ioi`."""
 
-_INHIBITIONS = tuple(f"s_inhibition_{number}" for number in (1, 2, 3, 4))
-
 FULL: dict[str, HeadReads] = {
-    "previous_token_1": (0, _reads((), None, "tokens")),
-    "previous_token_2": (0, _reads((), None, "tokens")),
-    "duplicate_token_1": (0, _by_tokens()),
-    "duplicate_token_2": (1, _by_tokens()),
+    "previous_token_1": (0, _moves("tokens")),
+    "previous_token_2": (0, _moves("tokens")),
+    "duplicate_token_1": (0, _finds()),
+    "duplicate_token_2": (1, _finds()),
     # Keys and values from different heads: a wrong name in both would go unnoticed.
-    "induction_1": (1, _reads(("tokens",), "previous_token_1", "previous_token_2")),
-    "induction_2": (2, _reads(("tokens",), "previous_token_2", "previous_token_1")),
-    "s_inhibition_1": (2, _reads((), None, "duplicate_token_1")),
-    "s_inhibition_2": (2, _reads((), None, "duplicate_token_2")),
-    "s_inhibition_3": (3, _reads((), None, "induction_1")),
-    "s_inhibition_4": (3, _reads((), None, "induction_2")),
-    "name_mover_1": (4, _by_tokens(_INHIBITIONS)),
-    "name_mover_2": (4, _by_tokens(_INHIBITIONS)),
-    "backup_name_mover": (5, _by_tokens(("name_mover_1",))),
+    "induction_1": (1, _finds("tokens", "previous_token_1", "previous_token_2")),
+    "induction_2": (2, _finds("tokens", "previous_token_2", "previous_token_1")),
+    "s_inhibition_1": (2, _moves("duplicate_token_1")),
+    "s_inhibition_2": (2, _moves("duplicate_token_2")),
+    "s_inhibition_3": (3, _moves("induction_1")),
+    "s_inhibition_4": (3, _moves("induction_2")),
+    # Each after an S-inhibition of its own. To leave out a name that one query in four holds, a head must tell a
+    # quarter of a name from other names' likeness, which is as large: of a hundred in 32 dimensions
+    # sqrt(1/32 - 1/100).
+    "name_mover_1": (4, _finds("s_inhibition_1")),
+    "name_mover_2": (4, _finds("s_inhibition_2")),
+    "name_mover_3": (4, _finds("s_inhibition_3")),
+    "name_mover_4": (4, _finds("s_inhibition_4")),
+    "backup_name_mover": (5, _finds("name_mover_1")),
 }
 """The heads of `ioi_full`."""
 

@@ -1,8 +1,10 @@
 """The causal model of Indirect Object Identification on batches of sentences, with node and path interchange.
 
 Does for the variables of `circuits` what `rasp.high_level.HighLevelModel` does for those of a program, with the same
-interface and the same codes. Where a head of a program reads one variable in a slot, a name mover reads several.
+interface and the same codes.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -53,13 +55,12 @@ class IoiModel(CausalModel):
             case "s_inhibition":
                 chosen = _before(width, TAIL, lengths.device)
             case "name_mover":
-                chosen = _unnamed(torch.stack(slots["q"]), slots["k"][0])
+                chosen = _other(slots["q"][0], slots["k"][0])
             case _:
                 chosen = _equal(slots["q"][0], slots["k"][0])
         found = chosen * SELECTED
         if slots["q"]:
-            is_unclear = (torch.stack(slots["q"]) == AMBIGUOUS).any(0)
-            found = found.masked_fill(is_unclear[:, :, None], UNCLEAR)
+            found = found.masked_fill((slots["q"][0] == AMBIGUOUS)[:, :, None], UNCLEAR)
         valid = torch.arange(width, device=lengths.device) < lengths[:, None]
         return found * _reachable(width, valid)
 
@@ -87,9 +88,11 @@ class IoiModel(CausalModel):
                 case "s_inhibition":
                     result = _moved(slots["v"][0], TAIL)
                 case "duplicate_token" | "induction" | "backup_name_mover":
-                    result = _look_up(slots["q"][0], slots["k"][0], slots["v"][0], valid)
+                    result = _found(_equal, slots, valid)
                 case "name_mover":
-                    result = _remaining(torch.stack(slots["q"]), slots["k"][0], slots["v"][0], valid)
+                    # A head that tells a hundred names apart in a few dozen dimensions cannot help attending to some
+                    # of those left more than to others. In a plain sentence several are none, whatever their shares.
+                    result = _found(_other, slots, valid)
                     if source is None:
                         result = result.masked_fill(result == AMBIGUOUS, NONE)
                 case _:
@@ -123,22 +126,17 @@ def _moved(codes: Tensor, distance: int) -> Tensor:
     return moved
 
 
-def _look_up(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
-    """What stands in `v` where `k` holds, not after a query, the name that the query holds; ambiguous if it differs."""
-    result = _selected(_equal(q, k) & _reachable(v.shape[1], valid), v)
-    # No keys are ever ambiguous.
-    return torch.where(q == AMBIGUOUS, AMBIGUOUS, result)
+def _found(chooses: Callable[[Tensor, Tensor], Tensor], slots: dict[str | None, list[Tensor]], valid: Tensor) -> Tensor:
+    """The name that stands in v at all keys, not after a query, which it chooses: None if there are none.
 
-
-def _remaining(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
-    """The one name said so far that none of the queries [query, batch, pos] holds; None unless each holds a name.
-
-    Ambiguous if several are left: a head that tells a hundred names apart in a few dozen dimensions cannot help
-    attending to some of those that it does not look for more than to others.
+    Ambiguous if they hold different ones, or the query does not say what it looks for; no key is ever ambiguous.
     """
-    result = _selected(_unnamed(q, k) & _reachable(v.shape[1], valid), v)
-    # With another query that is None, nothing is selected whatever an ambiguous one stands for.
-    return torch.where((q == AMBIGUOUS).any(0) & (q != NONE).all(0), AMBIGUOUS, result)
+    (q,), (k,), (v,) = slots["q"], slots["k"], slots["v"]
+    chosen = chooses(q, k) & _reachable(v.shape[1], valid)
+    low = torch.where(chosen, v[:, None, :], AMBIGUOUS + 1).amin(-1)
+    high = torch.where(chosen, v[:, None, :], -1).amax(-1)
+    result = torch.where(high < 0, NONE, torch.where(low < high, AMBIGUOUS, low))
+    return torch.where(q == AMBIGUOUS, AMBIGUOUS, result)
 
 
 def _before(width: int, distance: int, device: torch.device) -> Tensor:
@@ -152,20 +150,11 @@ def _equal(q: Tensor, k: Tensor) -> Tensor:
     return (k[:, None, :] == q[:, :, None]) & (q < _N_NAMES)[:, :, None]
 
 
-def _unnamed(q: Tensor, k: Tensor) -> Tensor:
-    """Whether keys hold a name that none of the queries [query, batch, pos] holds, each of which is a name."""
-    asked = (q < _N_NAMES).all(0)
-    named = (k[:, None, :, None] == q.permute(1, 2, 0)[:, :, None, :]).any(-1)
-    return asked[:, :, None] & (k < _N_NAMES)[:, None, :] & ~named
+def _other(q: Tensor, k: Tensor) -> Tensor:
+    """Whether keys hold a name other than that which queries hold: BoolTensor [batch, query, key]."""
+    return (k[:, None, :] != q[:, :, None]) & (k < _N_NAMES)[:, None, :] & (q < _N_NAMES)[:, :, None]
 
 
 def _reachable(width: int, valid: Tensor) -> Tensor:
     """Keys that are no padding and not after the query: BoolTensor [batch, query, key]."""
     return torch.ones(width, width, dtype=torch.bool, device=valid.device).tril() & valid[:, None, :]
-
-
-def _selected(chosen: Tensor, v: Tensor) -> Tensor:
-    """The name all selected positions hold, ambiguous if they differ: `chosen` is [batch, query, key]."""
-    low = torch.where(chosen, v[:, None, :], AMBIGUOUS + 1).amin(-1)
-    high = torch.where(chosen, v[:, None, :], -1).amax(-1)
-    return torch.where(high < 0, NONE, torch.where(low < high, AMBIGUOUS, low))

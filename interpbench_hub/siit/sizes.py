@@ -18,8 +18,8 @@ def transformer_config(case: Case) -> TransformerConfig:
 
     `d_head` is the power of two from 8 to 32 that gives every value a head compares its room, but at least 16 in deep
     cases: more than two layers, or a head that reads another. `d_model` is `n_heads * d_head` (from 32 to 64) unless
-    the case says otherwise, `d_mlp` four times that. Wide residual streams pay in deep cases: with 32 dimensions case 21 learns at a third of the speed,
-    step for step.
+    the case says otherwise, `d_mlp` four times that. Wide residual streams pay in deep cases: with 32 dimensions case
+    21 learns at a third of the speed, step for step.
     """
     alignment = case.alignment
     needed = 1.0

@@ -71,9 +71,9 @@ def test_exchanges_are_counted_by_kind_as_the_causal_model_of_single_sentences_s
     for section in answered:
         expected = {key: (count, nobody[section][key]) for key, count in answered[section].items() if count}
         assert counts(getattr(found, section)) == expected
-    # Some are always right, some never, some on a part of the pairs.
+    # Some are always right, some never; in the smaller circuit some on a part of the pairs.
     shares = {entry.accuracy for entry in found.edge_interchange if entry.count}
-    assert {0.0, 1.0} < shares
+    assert {0.0, 1.0} <= shares and (len(shares) > 2 or case.id == "ioi_full")
     for effect in found.effect:
         expected = (len(COUNTERFACTUALS) * N_SINGLES, 0, predicted[effect.name])
         assert (effect.count, effect.changed, effect.predicted) == expected

@@ -67,7 +67,8 @@ def test_sentences_have_room_for_the_names_that_every_head_writes(case_id, d_mod
     widths = (config.n_layers, config.n_heads, config.d_model, config.d_head, config.d_mlp)
     # A hundred names are to be told apart, more than any head of a program compares.
     assert widths == (6, 4, d_model, 32, 4 * d_model)
-    assert d_model >= 8 * (1 + len(case.heads))
+    # All variables but positions and the answer hold names.
+    assert d_model >= 8 * (len(case.graph.variables) - 2)
 
 
 @pytest.mark.parametrize("case_id", PROGRAM_IDS)
