@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from interpbench_hub.certificate import Certificate, Entry
+from interpbench_hub.certificate import Ablation, Certificate, Entry
 from interpbench_hub.checkpoint import Checkpoint, save_checkpoint, weights_digest
 from interpbench_hub.constants import ATTEMPTS_FILE, CONFIG_FILE, TRAINING_LOG_FILE, TRAINING_STATE_FILE
 from interpbench_hub.errors import BusyError, CheckpointError
@@ -102,6 +102,14 @@ def test_a_ledger_comes_back_as_it_was_saved(tmp_path):
     assert found.attempts("edge-siit") == [CRASHED, replace(FINISHED, chosen=True)]
     assert found.chosen("edge-siit") == replace(FINISHED, chosen=True)
     assert found.chosen("siit") is None and found.attempts("behaviour") == []
+
+
+def test_whatever_replaces_in_a_certificate_can_be_entered(tmp_path):
+    worst = tuple(("edge_strict", "embed->m0", ablation, 0.5) for ablation in (*get_args(Ablation), None))
+    assert {"abc", "zero"} <= {ablation for _, _, ablation, _ in worst}
+    with open_ledger(tmp_path, "ioi") as ledger:
+        ledger.record("edge-siit", replace(FINISHED, worst=worst))
+    assert Ledger.load(tmp_path) == ledger
 
 
 def test_recipes_do_not_clash_and_a_seed_is_entered_once(tmp_path):
