@@ -27,7 +27,7 @@ _MEANINGS = {
     "duplicate_token": "this name, read off all its mentions so far",
     "induction": "the name before the position that follows an earlier mention of this name: the name again",
     "s_inhibition": f"the name said twice, {TAIL} positions before: not to be said again",
-    "name_mover": "the one name said so far but that of an S-inhibition; none if several are left",
+    "name_mover": "the one name said so far that no S-inhibition names; none if several are left",
     "backup_name_mover": "the name that a name mover chose, looked up once more",
     ANSWER: f"the name that all movers agree on, else {NOBODY!r}",
 }
