@@ -147,12 +147,8 @@ class InterventionDraw:
         `weights` [exchange] are their chances among edges and among nodes.
         """
         n_edges = len(self.space.interchange_edges)
-
-        def draw(weights: Tensor) -> Tensor:
-            # None at all, for recipes without such rows, is more than multinomial can draw.
-            return torch.multinomial(weights, max(rows, 1), replacement=True, generator=generator)[:rows]
-
-        edge, node = draw(weights[:n_edges]), n_edges + draw(weights[n_edges:])
+        edge = _drawn(rows, weights[:n_edges], generator)
+        node = n_edges + _drawn(rows, weights[n_edges:], generator)
         return torch.where(torch.rand(rows, generator=generator) < node_share, node, edge)
 
     def exchanged_edges(self, exchanges: Tensor) -> Tensor:
@@ -166,14 +162,14 @@ class InterventionDraw:
         shares of the shapes; ablations have equal ones.
         """
         shares = torch.tensor(OUTSIDE_SHARES).repeat_interleave(len(weights) // len(OUTSIDE_SHARES))
-        return torch.multinomial(shares * weights, max(rows, 1), replacement=True, generator=generator)[:rows]
+        return _drawn(rows, shares * weights, generator)
 
     def outside_edge(self, rows: int, weights: Tensor, generator: torch.Generator) -> Tensor:
         """A single edge outside the circuit for each row, a place among all: LongTensor [row].
 
         `weights` [edge] are multiplied by the chances that edges have of themselves.
         """
-        return torch.multinomial(self.edge_shares * weights, max(rows, 1), replacement=True, generator=generator)[:rows]
+        return _drawn(rows, self.edge_shares * weights, generator)
 
     def outside(self, shapes: Tensor, single: Tensor, generator: torch.Generator) -> Tensor:
         """Sets of edges outside the circuit, one for each row's shape, a place in `OUTSIDE_SHAPES`: [row, edge].
@@ -205,3 +201,9 @@ class InterventionDraw:
     def outside_node(self, rows: int, generator: torch.Generator) -> Tensor:
         """One node outside the circuit a row: [row, edge]."""
         return self.outside_edges[torch.randint(len(self.outside_edges), (rows,), generator=generator)]
+
+
+def _drawn(rows: int, weights: Tensor, generator: torch.Generator) -> Tensor:
+    """A place among the weights for each row, by its weight: LongTensor [row]."""
+    # None at all, for recipes without such rows, is less than multinomial can draw.
+    return torch.multinomial(weights, max(rows, 1), replacement=True, generator=generator)[:rows]

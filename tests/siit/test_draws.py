@@ -238,9 +238,9 @@ def test_edges_and_nodes_are_drawn_by_their_weights():
     edges = draws.space.negatives[1:3] + sum(draws.kind_counts[:2])
     weights[draws.space.n_exchanges] = 1.0
     weights[edges] = 1.0
-    singles = draws.block(0, weights, None).edge_kinds
-    assert sorted(singles.unique().tolist()) == [-1, *edges.tolist()]
-    counts = torch.bincount(draws.block(0, weights, None).kinds[:, :20].flatten(), minlength=len(weights))
+    block = draws.block(0, weights, None)
+    assert sorted(block.edge_kinds.unique().tolist()) == [-1, *edges.tolist()]
+    counts = torch.bincount(block.kinds[:, :20].flatten(), minlength=len(weights))
     n_rows = BLOCK_STEPS * 20
     assert int(counts.sum()) == int(counts[1] + counts[2] + counts[first_node]) == n_rows
     assert 1.5 < float(counts[1] / counts[2]) < 6
