@@ -18,10 +18,10 @@ from interpbench_hub.discovery.exhaustive import exhaustive_patching
 from interpbench_hub.discovery.labels import labels_of
 from interpbench_hub.discovery.metrics import auroc
 from interpbench_hub.manifest import load_manifest
-from interpbench_hub.siit.machine import one_thread
+from interpbench_hub.siit.machine import torch_threads
 
 
-@one_thread()
+@torch_threads(1)
 def main() -> None:
     parser = argparse.ArgumentParser(description="Exhaustive activation patching on every certified model.")
     parser.add_argument("--models", nargs="+", help="bundled models; all of grade edge or path if left out")

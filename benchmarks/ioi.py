@@ -34,7 +34,7 @@ from interpbench_hub.ioi.templates import AGAIN, FIRST, OBJECT, PLACE, SECOND, T
 from interpbench_hub.ioi.words import NAMES, OBJECTS, PLACES
 from interpbench_hub.loader import load_case
 from interpbench_hub.manifest import load_manifest
-from interpbench_hub.siit.machine import one_thread
+from interpbench_hub.siit.machine import torch_threads
 from interpbench_hub.transformer import Transformer
 from model_cards.rendering import code, table
 from model_cards.results import cut
@@ -207,7 +207,7 @@ def replaced(path: Path, content: str) -> str:
     return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
 
 
-@one_thread()
+@torch_threads(1)
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", help="bundled models, or checkpoint folders")

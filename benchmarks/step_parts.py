@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from interpbench_hub.cases import get_case
-from interpbench_hub.siit.machine import one_thread
+from interpbench_hub.siit.machine import torch_threads
 from interpbench_hub.siit.recipe import EDGE_SIIT
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.siit.trainer import Trainer
@@ -72,7 +72,7 @@ def parts(case_id: str) -> dict[str, float]:
 
 def main() -> None:
     cases = sys.argv[1:] or ["case_3", "case_21"]
-    with one_thread():
+    with torch_threads(1):
         columns = {case: parts(case) for case in cases}
     print("| part | " + " | ".join(f"{case}, ms | %" for case in cases) + " |")
     print("|---|" + "---|---|" * len(cases))

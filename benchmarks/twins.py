@@ -17,12 +17,12 @@ from interpbench_hub.discovery.exhaustive import exhaustive_patching
 from interpbench_hub.discovery.labels import labels_of
 from interpbench_hub.discovery.metrics import auroc
 from interpbench_hub.manifest import load_manifest
-from interpbench_hub.siit.machine import one_thread
+from interpbench_hub.siit.machine import torch_threads
 
 SUFFIXES = ("", "_siit", "_natural")
 
 
-@one_thread()
+@torch_threads(1)
 def main() -> None:
     parser = argparse.ArgumentParser(description="Certified models next to their comparison twins.")
     parser.add_argument("--pairs", type=int, default=256)

@@ -127,9 +127,9 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def _build_case(case: "Case | str", out: Path, seed: int, rows: Sequence[int]) -> tuple[Path, bool]:
     """Builds what is missing of a case; its folder, and whether anything was missing."""
-    from interpbench_hub.siit.machine import one_thread
+    from interpbench_hub.siit.machine import torch_threads
 
-    with one_thread():
+    with torch_threads(1):
         return _build_in_thread(case, out, seed, rows)
 
 

@@ -13,7 +13,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -76,6 +76,14 @@ class Provenance:
     python_version: str
     created: str
     """The day, YYYY-MM-DD."""
+    earlier_ends: tuple[int, ...] = ()
+    """Numbers of steps after which training ended short of its goal and was given more."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `provenance` of `config.json`; a run that was never given more steps does not mention it."""
+        data = asdict(self)
+        ends = data.pop("earlier_ends")
+        return {**data, "earlier_ends": list(ends)} if ends else data
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ class CheckpointConfig:
             "output": output,
             "min_len": self.min_len,
             "max_len": self.max_len,
-            "provenance": asdict(self.provenance),
+            "provenance": self.provenance.to_dict(),
         }
 
     @classmethod
@@ -157,7 +165,9 @@ class CheckpointConfig:
             output=Output(output["kind"], tuple(map(decode_value, output.get("classes", [])))),
             min_len=data["min_len"],
             max_len=data["max_len"],
-            provenance=Provenance(**{field.name: data["provenance"][field.name] for field in fields(Provenance)}),
+            provenance=Provenance(
+                **{**data["provenance"], "earlier_ends": tuple(data["provenance"].get("earlier_ends", ()))}
+            ),
         )
 
 

@@ -20,6 +20,8 @@ CARD_FILE = "README.md"
 MANIFEST_FILE = "manifest.json"
 
 TRAINING_STATE_FILE = "training_state.safetensors"
+ENDED_STATE_FILE = "ended_state.safetensors"
+"""The state of a run that ended short of its goal, from which it goes on if it is given more steps."""
 TRAINING_LOG_FILE = "training_log.jsonl"
 ATTEMPTS_FILE = "attempts.json"
 """The ledger of a case's attempts, next to their folders."""

@@ -111,11 +111,11 @@ def sample(
     Of those, `n_edges` are drawn at random; all if None. With `is_exhaustive` behaviour and complement are measured on
     all pairs of inputs.
     """
-    from interpbench_hub.siit.machine import one_thread
+    from interpbench_hub.siit.machine import torch_threads
     from interpbench_hub.siit.measure import Measurement
     from interpbench_hub.transformer import Transformer
 
-    with one_thread():
+    with torch_threads(1):
         model = Transformer(checkpoint.config.transformer)
         model.load_state_dict(checkpoint.weights)
         measurement = Measurement(case, model, seed=seed)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from interpbench_hub import manifest
 from interpbench_hub.certificate import THRESHOLD, TOLERANCE
+from interpbench_hub.checkpoint import Provenance
 from interpbench_hub.constants import CARD_FILE, LIBRARY_NAME, NAMESPACE, UNDEFINED, WEIGHTS_FILE
 from model_cards.methods import METHODS_HEADER, method_rows
 from model_cards.pictures import png_of
@@ -216,7 +217,7 @@ def _provenance(subject: Subject, beside: str) -> dict[str, object]:
     rows = [
         ("recipe", _RECIPES.get(provenance.recipe, code(provenance.recipe))),
         ("seed", provenance.seed),
-        ("steps", f"{provenance.steps:,}"),
+        ("steps", _steps(provenance)),
         ("seconds", seconds if chosen is not None else f"{seconds}, certificates included"),
         ("hardware", plain(provenance.hardware)),
         ("package, torch, Python", plain(", ".join(software))),
@@ -232,6 +233,14 @@ def _provenance(subject: Subject, beside: str) -> dict[str, object]:
         ]
         rows.insert(3, ("attempts", f"{len(tried)} ({'; '.join(tried)})"))
     return {"provenance": provenance, "provenance_header": ("what", "value"), "provenance_rows": rows}
+
+
+def _steps(provenance: Provenance) -> str:
+    steps = f"{provenance.steps:,}"
+    if provenance.earlier_ends:
+        ends = ", then ".join(f"{step:,}" for step in provenance.earlier_ends)
+        steps += f" (it was to end after {ends}, and was given more)"
+    return steps
 
 
 def _lengths(lengths: list[int]) -> str:

@@ -17,7 +17,7 @@ from interpbench_hub.checkpoint import load_weights
 from interpbench_hub.ioi.case import IoiCase
 from interpbench_hub.ioi.sentences import Sentences, SentenceSampler
 from interpbench_hub.ioi.words import NOBODY
-from interpbench_hub.siit.machine import one_thread
+from interpbench_hub.siit.machine import torch_threads
 from interpbench_hub.siit.pair_run import OutputReader, to_ids
 from interpbench_hub.siit.trainer import next_token_loss
 from interpbench_hub.tokenizer import text_of
@@ -88,7 +88,7 @@ def held_out(case: IoiCase, n_sentences: int, seed: int = 0) -> tuple[Sentences,
 def measure_sentences(case: IoiCase, model: Transformer, n_sentences: int, *, seed: int = 0) -> SentenceFigures:
     """The figures of a model on `n_sentences` held-out sentences."""
     clean, others = held_out(case, n_sentences, seed)
-    with one_thread():
+    with torch_threads(1):
         right, differences, losses = 0, [], []
         for sentences, logits, ids in _runs(case, model, clean):
             right += _n_right(case, sentences, logits)

@@ -10,7 +10,7 @@ from pathlib import Path
 from dataset_builders.landing import landing_card
 from interpbench_hub import get_case, list_cases
 from interpbench_hub.manifest import load_manifest
-from interpbench_hub.siit.machine import one_thread
+from interpbench_hub.siit.machine import torch_threads
 from model_cards.gallery import gallery, superfluous
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +51,7 @@ def case_table() -> str:
     return HEAD + "".join(rows)
 
 
-@one_thread()
+@torch_threads(1)
 def main() -> int:
     cards = gallery()
     files = {

@@ -47,10 +47,10 @@ def measure(models: Iterable[str]) -> list[dict[str, Any]]:
     from interpbench_hub.discovery.metrics import auroc
     from interpbench_hub.discovery.subject import Subject
     from interpbench_hub.hub import resolve
-    from interpbench_hub.siit.machine import one_thread
+    from interpbench_hub.siit.machine import torch_threads
 
     rows = []
-    with one_thread():
+    with torch_threads(1):
         for model in models:
             subject = Subject(resolve(model, files=MODEL_FILES))
             data, universe = subject.pairs(256, 0, "test"), subject.circuit.universe

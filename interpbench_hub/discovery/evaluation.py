@@ -293,9 +293,9 @@ def _made(jobs: list[_Job], workers: int) -> Iterator[Row]:
 
 def _work(job: _Job) -> Iterator[int | Row]:
     """The rows of a job, before each the number of its call."""
-    from interpbench_hub.siit.machine import one_thread
+    from interpbench_hub.siit.machine import torch_threads
 
-    with one_thread():
+    with torch_threads(1):
         subject: Subject | None = None
         for place, call in enumerate(job.calls):
             yield place

@@ -87,7 +87,7 @@ def _reset_peak() -> float | None:
     """Let go of what is free, forget the peak so far; returns the resident memory in MiB, None if it is not known."""
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
-        # Memory that was freed earlier and kept (machine.one_thread) would hide what the call takes.
+        # Memory that was freed earlier and kept (machine.torch_threads) would hide what the call takes.
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
     try:

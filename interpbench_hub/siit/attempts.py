@@ -19,6 +19,7 @@ from interpbench_hub.constants import (
     TRAINING_STATE_FILE,
 )
 from interpbench_hub.siit.lock import folder_lock
+from interpbench_hub.siit.training_state import ended_after
 from interpbench_hub.validation import read_json
 
 N_WORST = 5
@@ -78,6 +79,15 @@ def is_finished(folder: Path) -> bool:
     """Whether a run's folder holds a certified checkpoint and nothing is left to train."""
     has_files = all((folder / file).exists() for file in (CONFIG_FILE, CERTIFICATE_FILE))
     return has_files and not (folder / TRAINING_STATE_FILE).exists()
+
+
+def can_go_on(folder: Path, max_steps: int) -> bool:
+    """Whether a finished run, having ended short of its goal, has steps left if it is given so many in all.
+
+    Raises `CheckpointError` for a damaged state.
+    """
+    ended = ended_after(folder)
+    return ended is not None and ended < max_steps
 
 
 def read_attempt(folder: Path, certificate: Certificate | None = None) -> Attempt:

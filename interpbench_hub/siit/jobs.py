@@ -5,8 +5,6 @@ best one counts. The folders of the runs are what is true; the ledger of each ca
 """
 
 import heapq
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,11 +18,19 @@ from interpbench_hub.certificate import GRADES, Certificate, Grade
 from interpbench_hub.checkpoint import load_certificate_file
 from interpbench_hub.errors import CaseError, InterpBenchError, SettingError, UnknownNameError
 from interpbench_hub.loader import checked_device
-from interpbench_hub.siit.attempts import Attempt, Ledger, is_finished, open_ledger, read_attempt, run_folder
-from interpbench_hub.siit.recipe import Recipe, get_recipe
-from interpbench_hub.siit.sizes import transformer_config
+from interpbench_hub.siit.attempts import (
+    Attempt,
+    Ledger,
+    can_go_on,
+    is_finished,
+    open_ledger,
+    read_attempt,
+    run_folder,
+)
+from interpbench_hub.siit.recipe import Recipe, get_recipe, recipe_for
+from interpbench_hub.siit.sizes import cost_of
 from interpbench_hub.siit.trainer import Report, better
-from interpbench_hub.siit.workers import Backend, Ending, Task, get_backend
+from interpbench_hub.siit.workers import Backend, Ending, Task, ctrl_c, get_backend
 
 STARTS = 2
 """How often an attempt is started whose process dies before it is recorded as crashed."""
@@ -101,7 +107,10 @@ class Job:
                 if not is_finished(self.run_folder(attempt.seed)):
                     ledger.forget(name, attempt.seed)
             for seed in self.seeds:
-                if is_finished(self.run_folder(seed)):
+                folder = self.run_folder(seed)
+                if not is_finished(folder):
+                    continue
+                if self.accepts(self._certificate(seed)) or not can_go_on(folder, self.recipe.max_steps):
                     self._enter(ledger, self.read(seed))
             self._choose(ledger)
 
@@ -176,12 +185,6 @@ class Schedule:
         return len(self._waiting)
 
 
-def cost_of(case: Case) -> float:
-    """How long a case takes to train, compared with others: size of the weights, positions, nodes to learn."""
-    config = transformer_config(case)
-    return config.n_layers * config.d_model**2 * config.n_ctx * len(case.alignment.variables_of)
-
-
 def train_all(
     cases: Iterable[str | Case],
     *,
@@ -192,6 +195,7 @@ def train_all(
     recipe: str | Recipe = "edge-siit",
     backend: str = "process",
     device: str = "cpu",
+    threads: int = 1,
     accept: Grade = "edge",
     imports: Iterable[str] = (),
     report: Report | None = None,
@@ -199,21 +203,23 @@ def train_all(
 ) -> list[Outcome]:
     """Train models of many cases side by side, several seeds each until one is good enough; returns what came of each.
 
-    Each attempt runs in a process of its own with one torch thread and has its own folder,
+    Each attempt runs in a process of its own with its own torch threads and has its own folder,
     `<out>/<case>/<recipe>_<seed>`; `<out>/<case>/attempts.json` lists them. A call that was interrupted, by Ctrl-C or
     by the death of any of its processes, goes on when it is made again: finished attempts are kept, started ones
-    resume. An error in one case stops no other. A script that calls this guards its main part by
-    `if __name__ == "__main__":`, as always with processes.
+    resume, and those that ended short of their goal go on if they are given more `max_steps`. An error in one case
+    stops no other. A script that calls this guards its main part by `if __name__ == "__main__":`, as always with
+    processes.
 
     Args:
         cases: ids, or cases that are registered.
         out: the folder of runs; with the Ray backend one that all its machines share.
-        workers: attempts at the same time; the number of cores by default.
+        workers: attempts at the same time; by default as many as have a core for each of their threads.
         attempts: seeds a case gets at most.
         seed: the first; attempt i has `seed + i`.
         recipe: `edge-siit`, `siit` (per node) or `behaviour`, or a `Recipe`.
         backend: `process` (on this machine) or `ray` (on all machines of a Ray cluster).
         device: where to train; several workers share a GPU.
+        threads: torch threads of each attempt, as for `train`.
         accept: least grade, `edge` or `path`, with which a case needs no further attempt. Recipes that do not train
             single edges have goals of their own.
         imports: modules that workers import first, those that register your own cases.
@@ -231,7 +237,7 @@ def train_all(
     imports = tuple(imports)
     import_modules(imports)
     chosen = get_recipe(recipe).changed(**changes)
-    for name, value in (("attempts", attempts), ("workers", workers)):
+    for name, value in (("attempts", attempts), ("workers", workers), ("threads", threads)):
         if value is not None and value < 1:
             raise SettingError(f"{name} is {value!r}; it is at least 1")
     if accept not in ("edge", "path"):
@@ -241,8 +247,12 @@ def train_all(
     seeds = tuple(range(seed, seed + attempts))
     # An id given twice is trained once.
     wanted = {case.id: case for case in map(_registered, cases)}
-    jobs = [Job(id_, chosen, Path(out).absolute(), seeds, accept, _cost(case)) for id_, case in wanted.items()]
-    return _Training(jobs, device, imports, report).run(lambda: get_backend(backend, workers, device))
+    jobs = [
+        Job(id_, recipe_for(case, chosen), Path(out).absolute(), seeds, accept, _cost(case))
+        for id_, case in wanted.items()
+    ]
+    training = _Training(jobs, device, threads, imports, report)
+    return training.run(lambda: get_backend(backend, workers, device, threads))
 
 
 def _registered(case: str | Case) -> Case:
@@ -282,8 +292,10 @@ def _cost(case: Case) -> float:
 class _Training:
     """The loop around jobs and a backend: starts attempts, passes events on, records what ends."""
 
-    def __init__(self, jobs: list[Job], device: str, imports: tuple[str, ...], report: Report | None) -> None:
-        self.jobs, self.device, self.imports, self._report = jobs, device, imports, report
+    def __init__(
+        self, jobs: list[Job], device: str, threads: int, imports: tuple[str, ...], report: Report | None
+    ) -> None:
+        self.jobs, self.device, self.threads, self.imports, self._report = jobs, device, threads, imports, report
         self.running: dict[Task, Job] = {}
         self.schedule = Schedule(())
 
@@ -292,7 +304,7 @@ class _Training:
             with self._survived(job):
                 job.look()
         waiting = [job for job in self.jobs if job.next_seed is not None]
-        with _ctrl_c() as presses:
+        with ctrl_c() as presses:
             # Nothing to do needs no backend.
             backend = make_backend() if waiting else None
             self._event(
@@ -337,7 +349,7 @@ class _Training:
     def _start(self, backend: Backend, job: Job) -> None:
         seed = job.next_seed
         assert seed is not None
-        task = Task(job.case, seed, job.recipe, str(job.run_folder(seed)), self.device, self.imports)
+        task = Task(job.case, seed, job.recipe, str(job.run_folder(seed)), self.device, self.threads, self.imports)
         job.starts += 1
         self.running[task] = job
         self._event(
@@ -349,6 +361,8 @@ class _Training:
         """Record what has come of an attempt, unless it is to be started again."""
         match ending.how:
             case "finished":
+                # Of an attempt that has gone on, the certificate of its first end is known.
+                job.certificates.pop(task.seed, None)
                 attempt = job.read(task.seed)
             case "failed":
                 job.error = ending.error
@@ -387,18 +401,3 @@ class _Training:
     def _event(self, event: str, **content: Any) -> None:
         if self._report:
             self._report({"event": event, **content})
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[list[float]]:
-    """Collects the times at which Ctrl-C is pressed, instead of stopping whatever happens to run."""
-    presses: list[float] = []
-    if threading.current_thread() is not threading.main_thread():
-        # Python handles signals in the main thread alone.
-        yield presses
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: presses.append(time.monotonic()))
-    try:
-        yield presses
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from interpbench_hub.errors import SettingError
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 # On some processors the sums of torch's matrix library (MKL) depend on where in memory a tensor happens to lie, so that
@@ -19,15 +21,20 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """One torch thread: small matrices gain nothing from more, and sums come out the same every time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def torch_threads(count: int) -> Iterator[None]:
+    """So many torch threads within; the models of programs are too small to gain from more than one.
+
+    Sums come out the same every time with the same number of threads, not with another.
+    """
+    if count < 1:
+        raise SettingError(f"threads is {count!r}; it is at least 1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     _keep_freed_memory()
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def _keep_freed_memory() -> None:

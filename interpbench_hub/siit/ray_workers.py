@@ -49,9 +49,9 @@ def work(task: Task, mailbox: Any) -> Ending:
 
 
 class RayBackend:
-    """A Ray task, with a core or a GPU and a process of its own, for each task."""
+    """A Ray task, with cores for its threads or a GPU and a process of its own, for each task."""
 
-    def __init__(self, workers: int | None, device: str) -> None:
+    def __init__(self, workers: int | None, device: str, threads: int) -> None:
         # Neither reports about use nor a page to look at: a command that ends needs none.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
@@ -66,17 +66,18 @@ class RayBackend:
         if self._is_ours:
             quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
             if not os.environ.get("RAY_ADDRESS"):
-                quiet |= {"num_cpus": workers or default_workers(), "include_dashboard": False}
+                cores = (workers or default_workers(threads)) * threads
+                quiet |= {"num_cpus": cores, "include_dashboard": False}
             ray.init(**quiet)
         resource = "GPU" if device.startswith("cuda") else "CPU"
         there = int(ray.cluster_resources().get(resource, 0))
         if there < 1:
             self.close()
             raise SettingError(f"device is {device!r}, but the Ray cluster has no {resource}; give another device")
-        self.workers = workers or there
+        self.workers = workers or max(1, there // (threads if resource == "CPU" else 1))
         self._mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
         self._work: Callable[..., Any] = ray.remote(
-            num_cpus=1,
+            num_cpus=threads,
             num_gpus=int(resource == "GPU"),
             # A task that is lost is started again by us, as often as we say; its process serves no other.
             max_retries=0,

@@ -8,6 +8,7 @@ from interpbench_hub.certificate import Ablation, Certificate
 from interpbench_hub.errors import SettingError, unknown_name
 
 if TYPE_CHECKING:
+    from interpbench_hub.cases import Case
     from interpbench_hub.siit.measure import QuickCheck
 
 
@@ -61,7 +62,7 @@ class Recipe:
     averaged_share: float = 0.1
     """Share of all steps so far over which the parameters are averaged; checks look at the average."""
     max_steps: int = 12_000
-    """Steps after which training ends, whatever the grade."""
+    """Steps after which training ends, whatever the grade; a run that ended short of its goal can be given more."""
     check_every: int = 125
     """Least number of steps between quick checks, which are an eighth of the steps so far apart."""
     good_enough: float = 0.95
@@ -198,3 +199,12 @@ def get_recipe(recipe: str | Recipe) -> Recipe:
         return RECIPES[recipe]
     except (KeyError, TypeError):
         raise unknown_name("recipe", recipe, RECIPES) from None
+
+
+def recipe_for(case: "Case", recipe: str | Recipe) -> Recipe:
+    """A recipe as a case is trained by it: fields of Edge-SIIT that nobody has changed are those the case asks for."""
+    chosen = get_recipe(recipe)
+    if chosen.name != EDGE_SIIT.name:
+        return chosen
+    own = case.edge_siit.items()
+    return chosen.changed(**{name: value for name, value in own if getattr(chosen, name) == getattr(EDGE_SIIT, name)})

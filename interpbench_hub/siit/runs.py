@@ -24,15 +24,21 @@ from interpbench_hub.checkpoint import (
     weights_digest,
 )
 from interpbench_hub.circuit import Circuit
-from interpbench_hub.constants import CERTIFICATE_FILE, CONFIG_FILE, MODEL_FILES, TRAINING_STATE_FILE
+from interpbench_hub.constants import (
+    CERTIFICATE_FILE,
+    CONFIG_FILE,
+    ENDED_STATE_FILE,
+    MODEL_FILES,
+    TRAINING_STATE_FILE,
+)
 from interpbench_hub.errors import SettingError
 from interpbench_hub.hub import HubOptions, resolve
 from interpbench_hub.loader import checked_device
-from interpbench_hub.siit.attempts import run_folder
+from interpbench_hub.siit.attempts import can_go_on, run_folder
 from interpbench_hub.siit.lock import folder_lock
-from interpbench_hub.siit.machine import Clock, hardware, one_thread
+from interpbench_hub.siit.machine import Clock, hardware, torch_threads
 from interpbench_hub.siit.measure import Progress, QuickCheck, measure
-from interpbench_hub.siit.recipe import EDGE_SIIT, Recipe, get_recipe
+from interpbench_hub.siit.recipe import Recipe, recipe_for
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.siit.trainer import Report, Trainer, better
 from interpbench_hub.siit.training_state import TrainingLog, TrainingState
@@ -48,6 +54,7 @@ def train(
     seed: int = 0,
     recipe: str | Recipe = "edge-siit",
     device: str = "cpu",
+    threads: int = 1,
     restart: bool = False,
     report: Report | None = None,
     **changes: Any,
@@ -57,10 +64,12 @@ def train(
     Args:
         case: a case or its id.
         out: folder for checkpoint, log and training state; `runs/<case>/<recipe>_<seed>` by default. A run that was
-            interrupted there goes on from its last saved state, a finished one is left as it is.
-        seed: what the weights and all draws start from; same seed, same machine, same model.
+            interrupted there goes on from its last saved state, and one that ended short of its goal if it is given
+            more `max_steps`; any other finished one is left as it is.
+        seed: what the weights and all draws start from; same seed, machine and threads, same model.
         recipe: `edge-siit`, `siit` (per node) or `behaviour`, or a `Recipe`.
         device: where to train.
+        threads: torch threads. Models of sentences take two thirds of the time with 2; most others gain nothing.
         restart: forget what is in `out` and start anew.
         report: called with every event of the run (a dictionary with `event` and `step`).
         **changes: fields of the recipe to change, such as `max_steps=2000`.
@@ -76,26 +85,17 @@ def train(
     checked_device(device)
     folder = Path(out) if out is not None else run_folder("runs", case.id, chosen.name, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    with folder_lock(folder), one_thread():
+    with folder_lock(folder), torch_threads(threads):
         trainer = Trainer(case, transformer_config(case), chosen, seed=seed, device=device)
         if restart:
             # The configuration goes first: without it a folder is no checkpoint, so nothing half-deleted loads.
-            for file in (*MODEL_FILES, CERTIFICATE_FILE, TRAINING_STATE_FILE):
+            for file in (*MODEL_FILES, CERTIFICATE_FILE, TRAINING_STATE_FILE, ENDED_STATE_FILE):
                 (folder / file).unlink(missing_ok=True)
         elif _is_finished(folder, trainer):
             return folder
         else:
             _take_up(folder, trainer)
         return _Run(trainer, folder, report).finish()
-
-
-def recipe_for(case: Case, recipe: str | Recipe) -> Recipe:
-    """A recipe as a case is trained by it: fields of Edge-SIIT that nobody has changed are those the case asks for."""
-    chosen = get_recipe(recipe)
-    if chosen.name != EDGE_SIIT.name:
-        return chosen
-    own = case.edge_siit.items()
-    return chosen.changed(**{name: value for name, value in own if getattr(chosen, name) == getattr(EDGE_SIIT, name)})
 
 
 def certify(
@@ -133,7 +133,7 @@ def certify_folder(
 
 def _measured(checkpoint: Checkpoint, seed: int, device: str, progress: Progress | None) -> Certificate:
     case = get_case(checkpoint.config.case)
-    with one_thread():
+    with torch_threads(1):
         model = Transformer(checkpoint.config.transformer, device=device)
         model.load_state_dict(checkpoint.weights)
         return measure(case, model, weights_sha256=weights_digest(checkpoint.weights), seed=seed, progress=progress)
@@ -146,7 +146,7 @@ def measured_circuit(case: Case, certificate: Certificate) -> Circuit:
 
 
 def _is_finished(folder: Path, trainer: Trainer) -> bool:
-    """Whether the folder holds the finished checkpoint of this very run; another run's is an error."""
+    """Whether the folder holds this very run's checkpoint and no steps are left; another run's is an error."""
     if not (folder / CONFIG_FILE).exists() or (folder / TRAINING_STATE_FILE).exists():
         return False
     config = load_config(folder)
@@ -157,7 +157,7 @@ def _is_finished(folder: Path, trainer: Trainer) -> bool:
             f"{folder} holds a finished run of {found[0]} ({found[1]}, seed {found[2]}), not of {wanted[0]} "
             f"({wanted[1]}, seed {wanted[2]}); choose another folder, or restart to replace it"
         )
-    return True
+    return not can_go_on(folder, trainer.recipe.max_steps)
 
 
 def _take_up(folder: Path, trainer: Trainer) -> None:
@@ -165,6 +165,11 @@ def _take_up(folder: Path, trainer: Trainer) -> None:
     if state is None:
         return
     wanted = trainer.state.identity
+    limit = state.identity["recipe"]["max_steps"]
+    if state.step == limit < trainer.recipe.max_steps:
+        # It ended just as it was to, and is given more steps.
+        state.earlier_ends.append(limit)
+        state.identity["recipe"]["max_steps"] = trainer.recipe.max_steps
     for key in wanted:
         if state.identity.get(key) != wanted[key]:
             found, asked = _differing(state.identity.get(key), wanted[key])
@@ -173,6 +178,8 @@ def _take_up(folder: Path, trainer: Trainer) -> None:
                 "folder, or restart to replace it"
             )
     trainer.take_up(state)
+    if not (folder / TRAINING_STATE_FILE).exists():
+        (folder / ENDED_STATE_FILE).replace(folder / TRAINING_STATE_FILE)
 
 
 def _differing(found: Any, wanted: Any) -> tuple[Any, Any]:
@@ -211,20 +218,23 @@ class _Run:
                     rates = {"behaviour": losses.behaviour, "circuit": losses.circuit, "outside": losses.outside}
                     self._event("step", losses={name: round(loss, 6) for name, loss in rates.items()})
                 cooled = state.cooling_from is not None and state.step >= self._cooled_at(state.cooling_from)
-                if cooled or state.step >= state.next_check:
+                is_due = cooled or state.step >= state.next_check or state.step == recipe.max_steps
+                if is_due:
                     state.next_check = recipe.check_after(state.step)
                     done = self._check(cooled)
-                    self._save(state)
-                if state.cooling_from is None and state.step == recipe.last_cooling:
+                if state.cooling_from is None and recipe.last_cooling <= state.step < recipe.max_steps:
                     state.cooling_from = state.step
+                if is_due:
+                    self._save(state)
         except KeyboardInterrupt:
             self._save(settled)
             raise
-        if self.best is None:
-            self._certify()
-        (self.folder / TRAINING_STATE_FILE).unlink(missing_ok=True)
-        assert self.best is not None
-        self._event("end", grade=self.best.grade, **self._seconds())
+        best = self.best or self._certify()
+        if recipe.is_done(best):
+            (self.folder / TRAINING_STATE_FILE).unlink(missing_ok=True)
+        else:
+            (self.folder / TRAINING_STATE_FILE).replace(self.folder / ENDED_STATE_FILE)
+        self._event("end", grade=best.grade, **self._seconds())
         return self.folder
 
     def _cooled_at(self, start: int) -> int:
@@ -332,12 +342,18 @@ def checkpoint_config(trainer: Trainer, clock: Clock) -> CheckpointConfig:
             commit=source_commit(),
             wall_seconds=round(clock.wall_seconds, 2),
             cpu_seconds=round(clock.cpu_seconds, 2),
-            hardware=f"{hardware()}, 1 thread" if trainer.device.type == "cpu" else torch.cuda.get_device_name(),
+            hardware=_processor() if trainer.device.type == "cpu" else torch.cuda.get_device_name(),
             torch_version=torch.__version__,
             python_version=platform.python_version(),
             created=datetime.now(UTC).date().isoformat(),
+            earlier_ends=tuple(trainer.state.earlier_ends),
         ),
     )
+
+
+def _processor() -> str:
+    count = torch.get_num_threads()
+    return f"{hardware()}, {count} thread{'s' if count > 1 else ''}"
 
 
 @cache

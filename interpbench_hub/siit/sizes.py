@@ -44,3 +44,9 @@ def transformer_config(case: Case) -> TransformerConfig:
         attention_dir="causal" if case.causal else "bidirectional",
         normalization_type=case.normalization_type,
     )
+
+
+def cost_of(case: Case) -> float:
+    """How long a case takes to train, compared with others: size of the weights, positions, nodes to learn."""
+    config = transformer_config(case)
+    return config.n_layers * config.d_model**2 * config.n_ctx * len(case.alignment.variables_of)

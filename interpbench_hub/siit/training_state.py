@@ -7,14 +7,15 @@ random state needs saving.
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from interpbench_hub.constants import TRAINING_LOG_FILE, TRAINING_STATE_FILE
+from interpbench_hub.constants import ENDED_STATE_FILE, TRAINING_LOG_FILE, TRAINING_STATE_FILE
 from interpbench_hub.errors import CheckpointError
 from interpbench_hub.siit.adam import Adam
 from interpbench_hub.siit.draws import StepDraw
@@ -54,6 +55,8 @@ class TrainingState:
     """Step after which the current cool-down began; None outside of one."""
     last_cooled: int = 0
     """Step at which the last cool-down ended."""
+    earlier_ends: list[int] = field(default_factory=list)
+    """Values of `max_steps` at which the run ended short of its goal and was given more."""
     cpu_seconds: float = 0.0
     certificate_cpu_seconds: float = 0.0
     """The certificates' part of `cpu_seconds`."""
@@ -82,32 +85,49 @@ class TrainingState:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "TrainingState | None":
-        """The state saved in `folder`; None if there is none."""
-        from safetensors import SafetensorError, safe_open
-
-        path = folder / TRAINING_STATE_FILE
-        if not path.exists():
+        """The state saved in `folder`, of a run under way or else of one that has ended; None if there is none."""
+        paths = (folder / TRAINING_STATE_FILE, folder / ENDED_STATE_FILE)
+        path = next((path for path in paths if path.exists()), None)
+        if path is None:
             return None
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                plain = json.loads(file.metadata()["state"])
-                # Draws are made on the CPU, wherever the model is.
-                parts: dict[str, Any] = {name: file.get_tensor(name).cpu() for name in _TENSORS}
-                parts |= {name: parts[name].to(device) for name in ("average", "averages", "bases")}
-                for name in _OPTIMISED:
-                    parts[name] = Adam(*(file.get_tensor(f"{name}.{part.name}") for part in fields(Adam)))
-                is_replaying = any(name.startswith("replayed.") for name in file.keys())  # noqa: SIM118
-                replayed = [file.get_tensor(f"replayed.{name}").cpu() for name in StepDraw._fields if is_replaying]
-                parts["replayed"] = StepDraw(*replayed) if is_replaying else None
+        with _opened(path, device) as (file, plain):
+            # Draws are made on the CPU, wherever the model is.
+            parts: dict[str, Any] = {name: file.get_tensor(name).cpu() for name in _TENSORS}
+            parts |= {name: parts[name].to(device) for name in ("average", "averages", "bases")}
+            for name in _OPTIMISED:
+                parts[name] = Adam(*(file.get_tensor(f"{name}.{part.name}") for part in fields(Adam)))
+            is_replaying = any(name.startswith("replayed.") for name in file.keys())  # noqa: SIM118
+            replayed = [file.get_tensor(f"replayed.{name}").cpu() for name in StepDraw._fields if is_replaying]
+            parts["replayed"] = StepDraw(*replayed) if is_replaying else None
             return cls(**plain, **parts)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} is no training state ({error}); delete it to train from the start"
-            ) from error
 
 
 _TENSORS = ("averages", "bases", "average", "kind_losses", "kind_weights", "pair_losses")
 _OPTIMISED = ("model", "probes")
+
+
+def ended_after(folder: Path) -> int | None:
+    """Steps after which the run in `folder` ended short of its goal; None if it did not.
+
+    Raises `CheckpointError` for a damaged state.
+    """
+    path = folder / ENDED_STATE_FILE
+    if not path.exists():
+        return None
+    with _opened(path, "cpu") as (_, plain):
+        return plain["step"]
+
+
+@contextmanager
+def _opened(path: Path, device: torch.device | str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A file of a state, and all of the state that is no tensor."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            yield file, json.loads(file.metadata()["state"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is no training state ({error}); delete it to train from the start") from error
 
 
 class TrainingLog:

@@ -40,6 +40,7 @@ class Task:
     recipe: Recipe
     folder: str
     device: str = "cpu"
+    threads: int = 1
     imports: tuple[str, ...] = ()
     """Modules to import first, those that register the user's cases."""
 
@@ -120,7 +121,8 @@ def _train(task: Task, case: Any, report: Callable[[Event], None]) -> None:
     deadline = time.monotonic() + LOCK_PATIENCE
     while True:
         try:
-            train(case, out=task.folder, seed=task.seed, recipe=task.recipe, device=task.device, report=report)
+            how: dict[str, Any] = {"seed": task.seed, "recipe": task.recipe, "device": task.device}
+            train(case, out=task.folder, threads=task.threads, report=report, **how)
             return
         except BusyError:
             if time.monotonic() > deadline:
@@ -281,6 +283,21 @@ def _words(code: int | None) -> str:
 
 
 @contextmanager
+def ctrl_c() -> Iterator[list[float]]:
+    """Collects the times at which Ctrl-C is pressed, instead of stopping whatever happens to run."""
+    presses: list[float] = []
+    if threading.current_thread() is not threading.main_thread():
+        # Python handles signals in the main thread alone.
+        yield presses
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: presses.append(time.monotonic()))
+    try:
+        yield presses
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def _no_ctrl_c() -> Iterator[None]:
     """What is started herein never sees Ctrl-C, which a terminal sends to a whole group of processes.
 
@@ -298,17 +315,18 @@ def _no_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def default_workers() -> int:
-    """The number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def default_workers(threads: int = 1) -> int:
+    """As many workers as have a core for each of their threads, of the cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // threads)
 
 
-def get_backend(name: str, workers: int | None, device: str) -> Backend:
+def get_backend(name: str, workers: int | None, device: str, threads: int = 1) -> Backend:
     """A backend by name; raises `SettingError` for one whose package is not installed."""
     if name == "process":
-        return ProcessBackend(workers or default_workers())
+        return ProcessBackend(workers or default_workers(threads))
     if name == "ray":
         from interpbench_hub.siit.ray_workers import RayBackend
 
-        return RayBackend(workers, device)
+        return RayBackend(workers, device, threads)
     raise unknown_name("backend", name, BACKENDS)

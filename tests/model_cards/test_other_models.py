@@ -113,7 +113,8 @@ def odd_folder(tmp_path: Path, make_certificate: Make) -> Iterator[Path]:
         n_ctx=case.max_len,
         attention_dir="bidirectional",
     )
-    provenance = replace(Subject.load("case_3").config.provenance, hardware="A | B `C`", commit=None)
+    odd = {"hardware": "A | B `C`", "commit": None, "earlier_ends": (12, 2000)}
+    provenance = replace(Subject.load("case_3").config.provenance, **odd)
     config = CheckpointConfig(
         case.id,
         shape,
@@ -133,7 +134,10 @@ def test_tokens_of_all_kinds_break_no_table_and_are_shown_as_they_are(odd_folder
     for written, shown in zip(markdown.raw_rows(text), markdown.tables(text), strict=True):
         assert len({len(cells) for cells in (*written, *shown)}) == 1
     assert markdown.table(text, "node")[-1][2] == "`x` | *the* <b>token</b> [itself](x)"
-    assert ["hardware", "A | B `C`"] in markdown.table(text, "what", "value")
+    rows = markdown.table(text, "what", "value")
+    assert ["hardware", "A | B `C`"] in rows
+    steps = dict(rows)["steps"]
+    assert steps.endswith(" (it was to end after 12, then 2,000, and was given more)")
     case = get_case("odd_tokens")
     line = next(line for line in text.splitlines() if line.startswith("- Token ids"))
     assert (

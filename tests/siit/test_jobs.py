@@ -20,7 +20,8 @@ from interpbench_hub.errors import CaseError, SettingError, UnknownNameError
 from interpbench_hub.rasp import Map, tokens
 from interpbench_hub.siit import RECIPES, jobs, train_all
 from interpbench_hub.siit.attempts import Ledger
-from interpbench_hub.siit.jobs import Job, Schedule, cost_of
+from interpbench_hub.siit.jobs import Job, Schedule
+from interpbench_hub.siit.sizes import cost_of
 from interpbench_hub.siit.workers import Ending, Message, Task
 
 FAILING = {
@@ -233,6 +234,22 @@ def test_finished_attempts_are_kept_and_need_no_worker(play, tmp_path):
     # More is asked for now: the two stay, a third is made.
     outcomes, backend, _ = play(["case_3"], {}, accept="path")
     assert backend.started == [("case_3", 2)] and outcomes["case_3"].chosen.seed == 2
+
+
+def test_attempts_that_ended_short_go_on_if_they_are_given_more_steps(play, tmp_path, monkeypatch):
+    play(["case_3"], {("case_3", 0): ["none"], ("case_3", 1): ["node"]}, attempts=2)
+    # Of two that could go on the first will do, for it is accepted then.
+    monkeypatch.setattr(jobs, "can_go_on", lambda folder, max_steps: max_steps > 12_000)
+    outcomes, backend, _ = play(["case_3"], {}, attempts=2)
+    assert backend.started == [] and outcomes["case_3"].status == "short"
+    script = {("case_3", 0): ["edge"]}
+    outcomes, backend, _ = play(["case_3"], script, attempts=2, max_steps=20_000)
+    assert backend.started == [("case_3", 0)] and outcomes["case_3"].status == "accepted"
+    assert (outcomes["case_3"].chosen.seed, outcomes["case_3"].chosen.grade) == (0, "edge")
+    # What is accepted need not go on.
+    _, backend, _ = play(["case_3"], {}, attempts=2, max_steps=20_000)
+    assert backend.started == []
+    assert [attempt["grade"] for attempt in ledger(tmp_path / "case_3")] == ["edge", "node"]
 
 
 def test_the_folders_are_true_whatever_the_ledger_says(play, tmp_path):

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from interpbench_hub.siit.machine import Clock, hardware, one_thread
+from interpbench_hub.errors import SettingError
+from interpbench_hub.siit.machine import Clock, hardware, torch_threads
 
 
 @pytest.fixture
@@ -19,12 +20,17 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def test_there_is_one_thread_within_and_as_many_as_before_after(two_threads):
-    with one_thread():
+def test_there_are_so_many_threads_within_and_as_many_as_before_after(two_threads):
+    with torch_threads(1):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
-    with pytest.raises(KeyError), one_thread():
+    with pytest.raises(KeyError), torch_threads(1):
         raise KeyError
+    assert torch.get_num_threads() == 2
+    with torch_threads(1), torch_threads(3):
+        assert torch.get_num_threads() == 3
+    with pytest.raises(SettingError, match="threads is 0; it is at least 1"), torch_threads(0):
+        pass
     assert torch.get_num_threads() == 2
 
 
@@ -43,7 +49,7 @@ def test_glibc_is_told_to_keep_memory(monkeypatch):
     libc = Libc()
     monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
-    with one_thread():
+    with torch_threads(1):
         # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h; glibc takes no more than 32 MB for the latter.
         assert dict(libc.told) == {-1: 2**29, -3: 2**25}
 
@@ -52,7 +58,7 @@ def test_another_library_is_not_even_opened(monkeypatch):
     opened = []
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(ctypes, "CDLL", opened.append)
-    with one_thread():
+    with torch_threads(1):
         assert not opened
 
 
@@ -65,7 +71,7 @@ def test_a_library_without_the_setting_does_no_harm(error, monkeypatch):
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr(ctypes, "CDLL", opening)
-    with one_thread():
+    with torch_threads(1):
         assert torch.get_num_threads() == 1
 
 

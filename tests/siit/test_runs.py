@@ -18,6 +18,7 @@ from interpbench_hub.constants import (
     CERTIFICATE_FILE,
     CIRCUIT_FILE,
     CONFIG_FILE,
+    ENDED_STATE_FILE,
     TRAINING_LOG_FILE,
     TRAINING_STATE_FILE,
     WEIGHTS_FILE,
@@ -27,7 +28,7 @@ from interpbench_hub.siit import RECIPES, Recipe, certify, measure, runs, train
 from interpbench_hub.siit import trainer as training
 from interpbench_hub.siit.adam import Adam
 from interpbench_hub.siit.measure import Measurement, QuickCheck
-from interpbench_hub.siit.runs import recipe_for
+from interpbench_hub.siit.recipe import recipe_for
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.siit.trainer import Trainer
 from interpbench_hub.siit.training_state import TrainingState
@@ -144,7 +145,7 @@ def stop_at(event: str, step: int, how: Callable[[], None]) -> Callable[[dict[st
 
 
 def test_a_run_leaves_a_whole_checkpoint_and_a_log(whole_run):
-    names = {CONFIG_FILE, WEIGHTS_FILE, CIRCUIT_FILE, CERTIFICATE_FILE, TRAINING_LOG_FILE}
+    names = {CONFIG_FILE, WEIGHTS_FILE, CIRCUIT_FILE, CERTIFICATE_FILE, TRAINING_LOG_FILE, ENDED_STATE_FILE}
     assert {path.name for path in whole_run.iterdir()} == names
     checkpoint = load_checkpoint(whole_run)
     provenance = checkpoint.config.provenance
@@ -206,6 +207,13 @@ def test_a_clean_check_is_followed_by_a_close_one_a_certificate_and_a_cool_down(
     assert rates[19] < 0.4 * rates[15] and rates[40] < 0.2 * rates[34]
     # The checkpoint is the best certificate's, here the first's.
     assert load_config(certified_run).provenance.steps == 15
+
+
+def test_a_cool_down_that_ends_too_early_is_followed_by_a_last_one(tmp_path, early_certificates):
+    """30 steps, then 8 of cooling down; training at the full rate for the 2 that are left would end on noise."""
+    train("case_3", out=tmp_path, recipe=SHORT, check_every=30)
+    rates = {event["step"]: event["rate"] for event in log_of(tmp_path) if event["event"] == "check"}
+    assert rates == {30: SHORT.rate(29), 38: SHORT.rate(37, 30), 40: SHORT.rate(39, 38)}
 
 
 def test_a_report_is_told_what_the_log_holds(tmp_path, quick_looks):
@@ -288,6 +296,83 @@ def test_a_run_resumes_over_half_a_line_in_its_log(tmp_path, whole_run, quick_lo
         file.write('{"event": "check", "st')
     train("case_3", out=tmp_path, recipe=SHORT)
     assert_left_the_same(tmp_path, whole_run)
+
+
+# -- more steps --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_ended_short_of_its_goal_goes_on_if_given_more_steps(tmp_path, whole_run, quick_looks):
+    whole, stopped = (shutil.copytree(whole_run, tmp_path / name) for name in ("whole", "stopped"))
+    train("case_3", out=whole, recipe=SHORT, max_steps=60)
+    trainer = trainer_after(40, SHORT)
+    trainer.recipe, trainer.state.cooling_from = SHORT.changed(max_steps=60), None
+    for step in range(40, 60):
+        if step == 48:
+            trainer.state.cooling_from = step
+        trainer.step()
+    # The best of both ends counts.
+    provenance = load_config(whole).provenance
+    assert (provenance.steps, provenance.earlier_ends) in [(60, (40,)), (40, ())]
+    state = TrainingState.load(whole)
+    assert state is not None and (state.step, state.earlier_ends) == (60, [40])
+    assert torch.equal(state.average, trainer.state.average)
+    ends = [(event["event"], event["step"]) for event in log_of(whole) if event["event"] == "end"]
+    assert ends == [("end", 40), ("end", 60)]
+
+    for event, step in (("step", 50), ("check", 60)):
+        with pytest.raises(KeyboardInterrupt):
+            train("case_3", out=stopped, recipe=SHORT, max_steps=60, report=stop_at(event, step, interrupt))
+        assert (stopped / TRAINING_STATE_FILE).exists() and not (stopped / ENDED_STATE_FILE).exists()
+    train("case_3", out=stopped, recipe=SHORT, max_steps=60)
+    assert_left_the_same(stopped, whole)
+
+
+def test_the_checkpoint_says_when_its_run_was_given_more_steps(tmp_path, whole_run, quick_looks, monkeypatch):
+    folder = shutil.copytree(whole_run, tmp_path / "run")
+    monkeypatch.setattr(runs, "better", lambda *_: True)
+    monkeypatch.setattr(Trainer, "check", lambda *_, **__: CLEAN)
+    for steps in (50, 60):
+        train("case_3", out=folder, recipe=SHORT, max_steps=steps)
+    provenance = load_config(folder).provenance
+    assert (provenance.steps, provenance.earlier_ends) == (60, (40, 50))
+
+
+@pytest.mark.parametrize("changes", [{"max_steps": 40}, {"max_steps": 20}, {}])
+def test_no_more_steps_leave_it_as_it_is(changes, tmp_path, whole_run, quick_looks):
+    folder = shutil.copytree(whole_run, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    train("case_3", out=folder, recipe=SHORT, **changes)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_only_the_number_of_steps_may_change(tmp_path, whole_run, quick_looks):
+    folder = shutil.copytree(whole_run, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(SettingError, match=r"another recipe: \{'n_pairs': 4\} instead of \{'n_pairs': 5\}"):
+        train("case_3", out=folder, recipe=SHORT, max_steps=60, n_pairs=5)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    # A run under way ends first as it was to.
+    (folder / ENDED_STATE_FILE).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        train("case_3", out=folder, recipe=SHORT, restart=True, report=stop_at("step", 10, interrupt))
+    with pytest.raises(SettingError, match=r"another recipe: \{'max_steps': 40\} instead of \{'max_steps': 60\}"):
+        train("case_3", out=folder, recipe=SHORT, max_steps=60)
+
+
+def test_a_run_that_reached_its_goal_keeps_no_state(tmp_path, quick_looks, monkeypatch):
+    monkeypatch.setattr(Recipe, "is_done", lambda *_: True)
+    train("case_3", out=tmp_path, recipe=SHORT)
+    assert not (tmp_path / ENDED_STATE_FILE).exists() and not (tmp_path / TRAINING_STATE_FILE).exists()
+    before = log_of(tmp_path)
+    train("case_3", out=tmp_path, recipe=SHORT, max_steps=60)
+    assert log_of(tmp_path) == before
+
+
+def test_a_restart_forgets_the_end(tmp_path, whole_run, quick_looks):
+    folder = shutil.copytree(whole_run, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train("case_3", out=folder, recipe=SHORT, restart=True, report=stop_at("start", 0, interrupt))
+    assert not (folder / ENDED_STATE_FILE).exists()
 
 
 # -- sentences ---------------------------------------------------------------------------------------------------------

@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interpbench_hub.cases import get_case
-from interpbench_hub.constants import TRAINING_LOG_FILE, TRAINING_STATE_FILE
+from interpbench_hub.constants import ENDED_STATE_FILE, TRAINING_LOG_FILE, TRAINING_STATE_FILE
 from interpbench_hub.errors import CheckpointError
 from interpbench_hub.siit import RECIPES, Recipe
 from interpbench_hub.siit.draws import BLOCK_STEPS
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.siit.trainer import Trainer
-from interpbench_hub.siit.training_state import TrainingLog, TrainingState
+from interpbench_hub.siit.training_state import TrainingLog, TrainingState, ended_after
 
 RECIPE = RECIPES["edge-siit"].changed(n_pairs=4)
 
@@ -55,7 +55,7 @@ def test_a_state_comes_back_as_it_was_saved(n_steps, changes, tmp_path):
     trainer, state = state_after(n_steps, RECIPE.changed(**changes))
     assert (state.replayed is not None) == (n_steps > BLOCK_STEPS and not changes)
     state.cooling_from, state.last_cooled, state.cpu_seconds, state.wall_seconds = 2, 1, 1.5, 2.25
-    state.suspects, state.drawn_suspects = [[3, 0], [7, 2]], [[3, 0]]
+    state.suspects, state.drawn_suspects, state.earlier_ends = [[3, 0], [7, 2]], [[3, 0]], [2]
     for _ in range(2):
         # The second replaces the first.
         state.save(tmp_path)
@@ -132,6 +132,24 @@ def test_a_file_that_is_no_state_says_so_and_what_to_do(spoil, tmp_path):
     spoil(path)
     with pytest.raises(CheckpointError, match=rf"{TRAINING_STATE_FILE} is no training state .*delete it to train from"):
         TrainingState.load(tmp_path)
+
+
+def test_the_state_of_a_run_that_has_ended_tells_its_steps_and_gives_way_to_one_under_way(tmp_path):
+    assert ended_after(tmp_path) is None
+    ended, under_way = state_after(3)[1], state_after(5)[1]
+    ended.save(tmp_path)
+    assert ended_after(tmp_path) is None
+    (tmp_path / TRAINING_STATE_FILE).rename(tmp_path / ENDED_STATE_FILE)
+    assert ended_after(tmp_path) == 3
+    found = TrainingState.load(tmp_path)
+    assert found is not None
+    assert_same(found, ended)
+    under_way.save(tmp_path)
+    found = TrainingState.load(tmp_path)
+    assert found is not None and found.step == 5
+    (tmp_path / ENDED_STATE_FILE).write_bytes(b"spoilt")
+    with pytest.raises(CheckpointError, match=f"{ENDED_STATE_FILE} is no training state"):
+        ended_after(tmp_path)
 
 
 # -- logs --------------------------------------------------------------------------------------------------------------
