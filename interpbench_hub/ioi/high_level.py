@@ -106,7 +106,7 @@ class IoiModel(CausalModel):
         """Codes [batch, pos] that a variable reads, by slot: the source's where their edge is exchanged."""
         slots: dict[str | None, list[Tensor]] = {"q": [], "k": [], "v": [], None: []}
         for read in reader.reads:
-            codes = self._read(reader, read, values, source, edges)
+            codes = self.read(reader, read, values, source, edges)
             # Heads look at names; a word that is none is to them as nothing.
             slots[read.slot].append(codes.clamp(max=NONE) if read.variable == "tokens" else codes)
         return slots

@@ -53,7 +53,7 @@ class HighLevelModel(CausalModel):
     ) -> Tensor:
         valid = torch.arange(values[head.name].shape[1], device=lengths.device) < lengths[:, None]
         slots: _Slots = {
-            read.slot: self._read(head, read, values, source, edges) for read in head.reads if read.slot != "v"
+            read.slot: self.read(head, read, values, source, edges) for read in head.reads if read.slot != "v"
         }
         return self._verdicts(head, slots, valid)
 
@@ -75,11 +75,11 @@ class HighLevelModel(CausalModel):
                 case "indices":
                     values[variable.name] = torch.arange(width, device=tokens.device).expand(batch, width)
                 case "map":
-                    arguments = [self._read(variable, read, values, source, edges) for read in variable.reads]
+                    arguments = [self.read(variable, read, values, source, edges) for read in variable.reads]
                     values[variable.name] = _look_up(self._tables[variable.name], arguments)
                 case _:
                     slots: _Slots = {
-                        read.slot: self._read(variable, read, values, source, edges) for read in variable.reads
+                        read.slot: self.read(variable, read, values, source, edges) for read in variable.reads
                     }
                     values[variable.name] = self._attend(variable, slots, valid)
         return values

@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
-from interpbench_hub.cases.pairs import seeded
+from interpbench_hub.cases.pairs import Pairs, seeded
 from interpbench_hub.rasp.causal_model import Values
 from interpbench_hub.siit.attention import AttentionTargets
 from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, EdgeSpace, InterventionDraw
 from interpbench_hub.siit.pair_run import to_ids
+from interpbench_hub.siit.rarity import Rarity
 from interpbench_hub.siit.recipe import Recipe
 
 BLOCK_STEPS = 16
+RARITY_PAIRS = 8_192
+"""Pairs at random that tell what is rare."""
 
 
 class StepDraw(NamedTuple):
@@ -80,6 +83,7 @@ class Draws:
         self.variables, self.attention, self.device = variables, attention, device
         self.sampler = case.pair_sampler(seed=f"train {seed}", split="train", related=recipe.related_share)
         self.interventions = InterventionDraw(space)
+        self.rarity = self._rarity() if recipe.rare_share and recipe.circuit_groups else None
         n_outside_kinds = len(OUTSIDE_SHAPES) * len(recipe.ablations) if recipe.outside_level == "edge" else 0
         self.kind_counts = (space.n_exchanges, n_outside_kinds, space.n_edges if n_outside_kinds else 0)
         """Kinds of circuit rows, of outside rows, and of single edges outside."""
@@ -130,15 +134,14 @@ class Draws:
         recipe, steps, n_pairs = self.recipe, BLOCK_STEPS, self.recipe.n_pairs
         n_circuit, n_outside = recipe.circuit_groups * n_pairs, recipe.outside_groups * n_pairs
         generator = torch.Generator().manual_seed(seeded("steps", self.seed, number))
-        pairs = self.sampler.draw(steps * n_pairs, number)
+        of_circuit, of_outside, of_edges = weights.split(self.kind_counts)
+        pairs, exchanges = self._pairs(number, of_circuit, generator)
         # [step, source or base, pair] throughout, so that a step is one slice.
         sides = torch.stack([pairs.source, pairs.base]).unflatten(1, (steps, n_pairs)).transpose(0, 1)
         counts = torch.stack([pairs.source_lengths, pairs.base_lengths]).unflatten(1, (steps, n_pairs)).transpose(0, 1)
         tokens, lengths = sides.flatten(0, 2), counts.flatten()
         values = self.case.high_level.run(tokens, lengths)
         codes = values[self.case.graph.output.name].unflatten(0, (steps, 2 * n_pairs))
-        of_circuit, of_outside, of_edges = weights.split(self.kind_counts)
-        exchanges = self.interventions.circuit(steps * n_circuit, of_circuit, recipe.node_share, generator)
         circuit = self.interventions.exchanged_edges(exchanges)
         is_isolated = number * steps < recipe.isolated_steps
         n_ablations = len(recipe.ablations)
@@ -203,6 +206,31 @@ class Draws:
             kinds=torch.cat([exchanges.view(steps, n_circuit), outside_kinds.view(steps, n_outside)], dim=1),
             edge_kinds=torch.cat([no_kinds, edge_kinds.view(steps, n_outside)], dim=1),
         )
+
+    def _rarity(self) -> Rarity:
+        sampler = self.case.pair_sampler(seed=f"rarity {self.seed}", split="train", related=self.recipe.related_share)
+        generator = torch.Generator().manual_seed(seeded("rarity", self.seed))
+        exchanges = self._exchanges(RARITY_PAIRS, torch.ones(self.space.n_exchanges), generator)
+        return Rarity(self.case, self.space, sampler.draw(RARITY_PAIRS), exchanges)
+
+    def _exchanges(self, rows: int, weights: Tensor, generator: torch.Generator) -> Tensor:
+        return self.interventions.circuit(rows, weights, self.recipe.node_share, generator)
+
+    def _pairs(self, number: int, weights: Tensor, generator: torch.Generator) -> tuple[Pairs, Tensor]:
+        """The pairs of a block, and the exchanges of their circuit rows, LongTensor [step, group, pair] as one axis."""
+        recipe, rows = self.recipe, BLOCK_STEPS * self.recipe.n_pairs
+        candidates = recipe.rare_candidates if self.rarity else 1
+        pairs = self.sampler.draw(candidates * rows, number)
+        exchanges = self._exchanges(recipe.circuit_groups * candidates * rows, weights, generator)
+        exchanges = exchanges.view(recipe.circuit_groups, candidates * rows)
+        if self.rarity:
+            variables = torch.randint(len(self.rarity.variables), (rows,), generator=generator).repeat(candidates)
+            # A pair's first exchange speaks for the others.
+            surprise = self.rarity.surprise(pairs, exchanges[0], variables).view(candidates, rows)
+            is_rare = torch.rand(rows, generator=generator) < recipe.rare_share
+            chosen = torch.where(is_rare, surprise.argmax(0), 0) * rows + torch.arange(rows)
+            pairs, exchanges = pairs[chosen], exchanges[:, chosen]
+        return pairs, exchanges.unflatten(1, (BLOCK_STEPS, recipe.n_pairs)).transpose(0, 1).flatten()
 
     def _probed(self, values: Values) -> Tensor:
         """Codes of the variables that probes read: [row, variable, pos]."""

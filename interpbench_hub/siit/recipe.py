@@ -38,6 +38,11 @@ class Recipe:
     hard to unlearn."""
     related_share: float = 0.25
     """Share of pairs whose source is the base with some tokens changed."""
+    rare_share: float = 0.5
+    """Share of pairs that are the rarest of `rare_candidates` by what one of the program's variables holds under their
+    exchange."""
+    rare_candidates: int = 4
+    """See `rare_share`."""
     replayed_share: float = 0.25
     """Share of pairs that are the worst ones of the last 16 steps, drawn again with their interventions."""
     probe_weight: float = 1.0
@@ -73,7 +78,7 @@ class Recipe:
     """What ends training early: grade `path`, grade `node`, or `behaviour` alone."""
 
     def __post_init__(self) -> None:
-        for name in ("n_pairs", "steady_steps", "max_steps", "check_every"):
+        for name in ("n_pairs", "steady_steps", "max_steps", "check_every", "rare_candidates"):
             if getattr(self, name) < 1:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 1")
         for name in (
@@ -92,7 +97,8 @@ class Recipe:
         for name in ("learning_rate", "gradient_norm"):
             if not getattr(self, name) > 0:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is above 0")
-        for name in ("node_share", "related_share", "replayed_share", "suspect_share", "averaged_share", "good_enough"):
+        shares = ("node_share", "related_share", "rare_share", "replayed_share", "suspect_share", "averaged_share")
+        for name in (*shares, "good_enough"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is a share from 0 to 1")
         if self.goal not in ("path", "node", "behaviour"):
@@ -177,6 +183,7 @@ SIIT = Recipe(
     ablations=("resample",),
     suspect_share=0.0,
     related_share=0.0,
+    rare_share=0.0,
     replayed_share=0.0,
     probe_weight=0.0,
     goal="node",
@@ -184,7 +191,7 @@ SIIT = Recipe(
 """Strict Interchange Intervention Training per node, as in the InterpBench paper (arXiv:2407.14494)."""
 
 BEHAVIOUR = Recipe(
-    "behaviour", circuit_groups=0, outside_groups=0, related_share=0.0, probe_weight=0.0, goal="behaviour"
+    "behaviour", circuit_groups=0, outside_groups=0, related_share=0.0, rare_share=0.0, probe_weight=0.0, goal="behaviour"
 )
 """Plain supervised training on the program's outputs: a natural model of the same task."""
 
