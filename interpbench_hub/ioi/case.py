@@ -92,8 +92,8 @@ class IoiCase(Case):
     @property
     def edge_siit(self) -> Mapping[str, Any]:
         # Six layers offer many routes around the circuit, and a hundred names many pairs to tell apart. Let go before
-        # every head has learnt its part, a circuit loses to those routes.
-        return {"isolated_steps": max(800, 250 * len(self.heads)), "circuit_groups": 2}
+        # every head has learnt its part, a circuit loses to those routes. All names are as rare as each other.
+        return {"isolated_steps": max(800, 250 * len(self.heads)), "circuit_groups": 2, "rare_share": 0.0}
 
     @property
     def is_language(self) -> bool:

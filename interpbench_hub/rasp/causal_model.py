@@ -88,9 +88,7 @@ class CausalModel(ABC):
     @abstractmethod
     def _run(self, tokens: Tensor, lengths: Tensor, source: Values | None, edges: Tensor | None) -> Values: ...
 
-    def read(
-        self, reader: Variable, read: Read, values: Values, source: Values | None, edges: Tensor | None
-    ) -> Tensor:
+    def read(self, reader: Variable, read: Read, values: Values, source: Values | None, edges: Tensor | None) -> Tensor:
         """Codes [batch, pos] that a variable reads: another's, or the source's where their edge is exchanged."""
         codes = values[read.variable]
         if source is None or edges is None:

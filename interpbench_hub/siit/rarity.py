@@ -21,7 +21,7 @@ class Rarity:
     """
 
     def __init__(self, case: Case, space: EdgeSpace, pairs: Pairs, exchanges: Tensor) -> None:
-        """`pairs` and the place of the exchange of each, LongTensor [row], are those that everything else is held to."""
+        """`pairs` with the place of each one's exchange, LongTensor [row], are what all others are held to."""
         self.case, self.space = case, space
         self.variables = [variable for variable in case.graph.variables if variable.reads]
         there = _there(pairs)

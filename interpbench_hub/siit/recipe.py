@@ -20,8 +20,9 @@ class Recipe:
     """Name under which the provenance records the recipe."""
     n_pairs: int = 16
     """Pairs of inputs a step. Every group of rows below is this long."""
-    circuit_groups: int = 1
-    """Groups of rows with one circuit node or circuit edge interchanged; the target is the program's."""
+    circuit_groups: int = 3
+    """Groups of rows with one circuit node or circuit edge interchanged; the target is the program's. What lies outside
+    a circuit is right long before its last edge is."""
     outside_groups: int = 2
     """Groups of rows with something outside the circuit replaced; the target is the base output."""
     node_share: float = 0.3
@@ -178,6 +179,7 @@ EDGE_SIIT = Recipe("edge-siit")
 SIIT = Recipe(
     "siit",
     node_share=1.0,
+    circuit_groups=1,
     outside_groups=1,
     outside_level="node",
     ablations=("resample",),
@@ -191,7 +193,13 @@ SIIT = Recipe(
 """Strict Interchange Intervention Training per node, as in the InterpBench paper (arXiv:2407.14494)."""
 
 BEHAVIOUR = Recipe(
-    "behaviour", circuit_groups=0, outside_groups=0, related_share=0.0, rare_share=0.0, probe_weight=0.0, goal="behaviour"
+    "behaviour",
+    circuit_groups=0,
+    outside_groups=0,
+    related_share=0.0,
+    rare_share=0.0,
+    probe_weight=0.0,
+    goal="behaviour",
 )
 """Plain supervised training on the program's outputs: a natural model of the same task."""
 

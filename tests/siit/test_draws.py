@@ -223,8 +223,8 @@ def test_without_probes_no_variables_and_no_selections_are_kept():
     draws = Draws(case, space, EDGE_SIIT, 0, (), None, CPU)
     block = draws.block(0, even(draws), None)
     assert block.variables.shape == (BLOCK_STEPS, 2 * N_PAIRS, 0, case.max_len - 1)
-    assert block.target_variables.shape == (BLOCK_STEPS, 3 * N_PAIRS, 0, case.max_len - 1)
-    assert block.selected.shape == (BLOCK_STEPS, 5 * N_PAIRS, 0, 1, 1)
+    assert block.target_variables.shape == (BLOCK_STEPS, 5 * N_PAIRS, 0, case.max_len - 1)
+    assert block.selected.shape == (BLOCK_STEPS, 7 * N_PAIRS, 0, 1, 1)
     kept = [name for name in StepDraw._fields if name not in ("variables", "target_variables", "selected")]
     other = first_block("case_13", EDGE_SIIT)[1]
     assert all(torch.equal(getattr(block, name), getattr(other, name)) for name in kept)
