@@ -119,6 +119,7 @@ def trained(monkeypatch) -> list[tuple[list[Any], dict[str, Any]]]:
 
 def test_several_cases_are_trained_together_and_what_fell_short_is_told(trained, tmp_path):
     options = ("--workers", 2, "--attempts", 5, "--accept", "path", "--max-steps", 9, "--seed", 4, "--out", tmp_path)
+    options += ("--threads", 2, "--goal", "edge")
     code, text = call("train", "interpbench/case_3", "case_8", "--recipe", "siit", "--device", "cuda", *options)
     assert code == 1
     assert text.splitlines() == [
@@ -132,6 +133,8 @@ def test_several_cases_are_trained_together_and_what_fell_short_is_told(trained,
         "out": tmp_path,
         "workers": 2,
         "attempts": 5,
+        "threads": 2,
+        "goal": "edge",
         "accept": "path",
         "max_steps": 9,
         "seed": 4,

@@ -35,6 +35,12 @@ def train(
             "it is given more."
         ),
     ] = None,
+    goal: Annotated[
+        Literal["path", "edge"] | None,
+        typer.Option(
+            help="Grade that ends training early; path if left out, and the recipe's own for siit and behaviour."
+        ),
+    ] = None,
     device: Device = "cpu",
     threads: Annotated[
         int, typer.Option(min=1, help="Threads of each run; models of sentences take two thirds of the time with 2.")
@@ -69,8 +75,8 @@ def train(
         raise typer.BadParameter("name one case or more, or give --all or --tier (but not both)")
     many = {"workers": workers, "attempts": attempts, "accept": accept, "backend": backend}
     given = {name: value for name, value in many.items() if value is not None}
-    common: dict[str, Any] = {"seed": seed, "recipe": recipe, "device": device, "max_steps": max_steps}
-    common["threads"] = threads
+    common: dict[str, Any] = {"seed": seed, "recipe": recipe, "device": device, "threads": threads}
+    common |= {"max_steps": max_steps, "goal": goal}
     if len(ids) == 1 and not given:
         _import(imports)
         _train_one(ids[0], out=out, restart=restart, **common)

@@ -91,7 +91,7 @@ class Job:
         return next((seed for seed in self.seeds if seed not in self.attempts), None)
 
     def accepts(self, certificate: Certificate) -> bool:
-        """Whether an attempt is good enough: by its grade for path-level recipes, else by the recipe's own goal."""
+        """Whether an attempt is good enough: by its grade if training aims at `path`, else by the recipe's own goal."""
         if self.recipe.goal == "path":
             return GRADES.index(certificate.grade) <= GRADES.index(self.accept)
         return self.recipe.is_done(certificate)
@@ -220,8 +220,8 @@ def train_all(
         backend: `process` (on this machine) or `ray` (on all machines of a Ray cluster).
         device: where to train; several workers share a GPU.
         threads: torch threads of each attempt, as for `train`.
-        accept: least grade, `edge` or `path`, with which a case needs no further attempt. Recipes that do not train
-            single edges have goals of their own.
+        accept: least grade, `edge` or `path`, with which a case needs no further attempt. Recipes whose goal is not
+            `path` accept what reaches it.
         imports: modules that workers import first, those that register your own cases.
         report: called with every event, a dictionary: `jobs` once; for each attempt `begin`, the events of `train` with
             `case` and `seed` added, and `attempt` (or `again` where its process died and it starts anew); for each

@@ -76,7 +76,7 @@ class Recipe:
     cool_down: float = 0.25
     """Length of a cool-down, in which the learning rate falls to nothing, as a share of the steps so far."""
     goal: str = "path"
-    """What ends training early: grade `path`, grade `node`, or `behaviour` alone."""
+    """What ends training early: grade `path`, `edge` or `node`, or `behaviour` alone."""
 
     def __post_init__(self) -> None:
         for name in ("n_pairs", "steady_steps", "max_steps", "check_every", "rare_candidates"):
@@ -102,8 +102,8 @@ class Recipe:
         for name in (*shares, "good_enough"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is a share from 0 to 1")
-        if self.goal not in ("path", "node", "behaviour"):
-            raise SettingError(f"recipe {self.name}: goal is {self.goal!r}; it is path, node or behaviour")
+        if self.goal not in ("path", "edge", "node", "behaviour"):
+            raise SettingError(f"recipe {self.name}: goal is {self.goal!r}; it is path, edge, node or behaviour")
         if self.outside_level not in ("edge", "node"):
             raise SettingError(f"recipe {self.name}: outside_level is {self.outside_level!r}; it is edge or node")
         if not self.ablations or not set(self.ablations) <= {"resample", "zero", "mean"}:
@@ -148,6 +148,9 @@ class Recipe:
             case "node":
                 # Under resampling alone, as grade `node` asks; nothing is demanded of single edges.
                 return min(check.behaviour, check.node_interchange, check.node_strict_resample) >= least
+            case "edge":
+                strict = min(check.node_strict, check.edge_strict, check.complement)
+                return min(check.behaviour, check.node_interchange, strict) >= least
             case _:
                 return check.worst >= least
 
@@ -158,6 +161,8 @@ class Recipe:
                 return all(entry.passes for entry in certificate.behaviour)
             case "node":
                 return certificate.grade != "none"
+            case "edge":
+                return certificate.grade in ("edge", "path")
             case _:
                 return certificate.grade == "path"
 

@@ -24,6 +24,7 @@ from interpbench_hub.siit.jobs import Job, Schedule
 from interpbench_hub.siit.sizes import cost_of
 from interpbench_hub.siit.workers import Ending, Message, Task
 
+TO_EDGE = RECIPES["edge-siit"].changed(goal="edge")
 FAILING = {
     "path": {},
     "edge": {"edge_interchange": (Entry("embed->m0", "resample", 2000, 1900),)},
@@ -158,7 +159,8 @@ def test_the_limit_of_attempts_holds_and_the_best_counts(play, tmp_path):
         ("edge-siit", "edge", ["edge"], 1),
         ("edge-siit", "path", ["edge", "path"], 2),
         ("edge-siit", "edge", ["node", "node", "node"], 3),
-        # The goals of these two are their own, whatever is accepted of edge-level training.
+        # The goals of these are their own, whatever is accepted of edge-level training.
+        (TO_EDGE, "path", ["node", "edge"], 2),
         ("siit", "path", ["node"], 1),
         ("siit", "edge", ["none", "edge"], 2),
         ("behaviour", "path", ["none", "node"], 2),

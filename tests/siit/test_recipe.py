@@ -12,6 +12,7 @@ from interpbench_hub.siit.measure import QuickCheck
 from interpbench_hub.siit.recipe import get_recipe
 
 EDGE_SIIT, SIIT, BEHAVIOUR = (RECIPES[name] for name in ("edge-siit", "siit", "behaviour"))
+TO_EDGE = EDGE_SIIT.changed(goal="edge")
 
 SHARES = ("node_share", "related_share", "replayed_share", "suspect_share", "averaged_share", "good_enough")
 NAN = float("nan")
@@ -126,9 +127,10 @@ def test_a_cool_down_ends_with_the_run_at_the_latest(max_steps, cool_down):
     [
         (BEHAVIOUR, {"behaviour"}),
         (SIIT, {"behaviour", "node_interchange", "node_strict_resample"}),
+        (TO_EDGE, {"behaviour", "node_interchange", "node_strict", "edge_strict", "complement"}),
         (EDGE_SIIT, {"behaviour", "node_interchange", "edge_interchange", "node_strict", "edge_strict", "complement"}),
     ],
-    ids=["behaviour", "siit", "edge-siit"],
+    ids=["behaviour", "siit", "edge-siit to grade edge", "edge-siit"],
 )
 def test_a_goal_says_what_a_check_must_show(recipe, demands):
     assert recipe.reaches_goal(quick_check_with(), 1.0)
@@ -147,5 +149,6 @@ def test_a_goal_says_what_a_certificate_must_show(make_certificate):
     wrong = make_certificate(behaviour=(Entry("all", None, 1000, 900),))
     assert [c.grade for c in (perfect, edge, node, nothing, wrong)] == ["path", "edge", "node", "none", "none"]
     assert [EDGE_SIIT.is_done(c) for c in (perfect, edge, node, nothing, wrong)] == [True] + 4 * [False]
+    assert [TO_EDGE.is_done(c) for c in (perfect, edge, node, nothing, wrong)] == [True, True, False, False, False]
     assert [SIIT.is_done(c) for c in (perfect, edge, node, nothing, wrong)] == [True, True, True, False, False]
     assert [BEHAVIOUR.is_done(c) for c in (perfect, edge, node, nothing, wrong)] == [True, True, True, True, False]
