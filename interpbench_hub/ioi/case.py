@@ -93,7 +93,7 @@ class IoiCase(Case):
     def edge_siit(self) -> Mapping[str, Any]:
         # Six layers offer many routes around the circuit, and a hundred names many pairs to tell apart. Let go before
         # every head has learnt its part, a circuit loses to those routes. All names are as rare as each other.
-        return {"isolated_steps": max(800, 250 * len(self.heads)), "circuit_groups": 2, "rare_share": 0.0}
+        return {"isolated_steps": max(800, 250 * len(self.heads)), "rare_share": 0.0}
 
     @property
     def is_language(self) -> bool:
@@ -163,7 +163,7 @@ IOI = _case(
 IOI_FULL = _case(
     "ioi_full",
     "Indirect object identification by the larger circuit: previous-token, induction, duplicate-token and "
-    "S-inhibition heads, four name movers and a backup.",
+    "S-inhibition heads, three name movers and a backup that compares them.",
     FULL,
 )
 CASES = (IOI, IOI_FULL)

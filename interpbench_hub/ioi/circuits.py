@@ -5,8 +5,8 @@ to the end of the sentence and keep it from being said again, heads that move th
 for each of these, as the 2024 benchmark's simplified circuit; `ioi_full` has several, and finds the name said twice in
 a second way, by previous-token and induction heads.
 
-Heads of one kind do not stand in for one another: the answer needs all of them to agree. A circuit with spare parts
-has edges whose interchange changes nothing, and nobody can certify, or find, an edge like that.
+Heads of one kind do not stand in for one another: the last head says a name only if all of them agree. A circuit with
+spare parts has edges whose interchange changes nothing, and nobody can certify, or find, an edge like that.
 """
 
 import random
@@ -20,7 +20,7 @@ from interpbench_hub.rasp.variables import Graph, Read, Variable
 N_LAYERS, N_HEADS = 6, 4
 
 ANSWER = "answer"
-"""The output: what the sentence goes on with. It lives in the logits, which count the movers' votes."""
+"""The output: what the sentence goes on with. It lives in the logits."""
 
 _MEANINGS = {
     "previous_token": "the name one position before",
@@ -28,8 +28,8 @@ _MEANINGS = {
     "induction": "the name before the position that follows an earlier mention of this name: the name again",
     "s_inhibition": f"the name said twice, {TAIL} positions before: not to be said again",
     "name_mover": "the one name said so far that no S-inhibition names; none if several are left",
-    "backup_name_mover": "the name that a name mover chose, looked up once more",
-    ANSWER: f"the name that all movers agree on, else {NOBODY!r}",
+    "backup_name_mover": "the name that a second name mover chose where a third chose what the first does here",
+    ANSWER: f"the name that the last mover says, {NOBODY!r} if it says none",
 }
 
 HeadReads = tuple[int, tuple[Read, ...]]
@@ -58,21 +58,22 @@ FULL: dict[str, HeadReads] = {
     "previous_token_2": (0, _moves("tokens")),
     "duplicate_token_1": (0, _finds()),
     "duplicate_token_2": (1, _finds()),
-    # Keys and values from different heads: a wrong name in both would go unnoticed.
+    # A wrong name in all that a head reads would go unnoticed.
     "induction_1": (1, _finds("tokens", "previous_token_1", "previous_token_2")),
-    "induction_2": (2, _finds("tokens", "previous_token_2", "previous_token_1")),
+    "induction_2": (2, _finds("induction_1", "previous_token_2", "previous_token_2")),
     "s_inhibition_1": (2, _moves("duplicate_token_1")),
     "s_inhibition_2": (2, _moves("duplicate_token_2")),
-    "s_inhibition_3": (3, _moves("induction_1")),
-    "s_inhibition_4": (3, _moves("induction_2")),
-    # Each after an S-inhibition of its own. To leave out a name that one query in four holds, a head must tell a
-    # quarter of a name from other names' likeness, which is as large: of a hundred in 32 dimensions
+    "s_inhibition_3": (3, _moves("induction_2")),
+    # Each after an S-inhibition of its own. To leave out a name that one query in three holds, a head must tell a
+    # third of a name from other names' likeness, which is as large: of a hundred in 32 dimensions
     # sqrt(1/32 - 1/100).
     "name_mover_1": (4, _finds("s_inhibition_1")),
     "name_mover_2": (4, _finds("s_inhibition_2")),
     "name_mover_3": (4, _finds("s_inhibition_3")),
-    "name_mover_4": (4, _finds("s_inhibition_4")),
-    "backup_name_mover": (5, _finds("name_mover_1")),
+    # One head compares them. Votes that the logits add up would have to be told from one vote less: with five of them
+    # a fifth of what each of a hundred names counts, where a head's softmax tells a match from none.
+    # Its keys are those of the third, which alone says nothing before the end: no name has been said twice there.
+    "backup_name_mover": (5, _finds("name_mover_1", "name_mover_3", "name_mover_2")),
 }
 """The heads of `ioi_full`."""
 
@@ -96,8 +97,8 @@ def graph_of(heads: dict[str, HeadReads]) -> Graph:
         _variable(name, "aggregate", reads, NAMES, _MEANINGS[role_of(name)], may_be_undefined=True)
         for name, (_, reads) in heads.items()
     ]
-    voters = tuple(Read(name) for name in heads if role_of(name) in ("name_mover", "backup_name_mover"))
-    answer = _variable(ANSWER, "map", voters, VOCAB, _MEANINGS[ANSWER])
+    *_, last = heads
+    answer = _variable(ANSWER, "map", (Read(last),), VOCAB, _MEANINGS[ANSWER])
     lengths = [len(template) for template in TEMPLATES]
     return Graph((tokens, indices, *found, answer), answer, VOCAB, min(lengths), max(lengths), causal=True)
 

@@ -59,9 +59,9 @@ class IoiModel(CausalModel):
             case _:
                 chosen = _equal(slots["q"][0], slots["k"][0])
         found = chosen * SELECTED
-        if slots["q"]:
-            found = found.masked_fill((slots["q"][0] == AMBIGUOUS)[:, :, None], UNCLEAR)
         valid = torch.arange(width, device=lengths.device) < lengths[:, None]
+        if slots["q"]:
+            found = found.masked_fill(_unclear(slots, valid)[:, :, None], UNCLEAR)
         return found * _reachable(width, valid)
 
     def output(self, values: Values, source: Values, edges: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class IoiModel(CausalModel):
                     if source is None:
                         result = result.masked_fill(result == AMBIGUOUS, NONE)
                 case _:
-                    result = self._answer(torch.stack(slots[None]), lengths)
+                    result = self._answer(slots[None][0], lengths)
             values[variable.name] = result
         return values
 
@@ -111,12 +111,11 @@ class IoiModel(CausalModel):
             slots[read.slot].append(codes.clamp(max=NONE) if read.variable == "tokens" else codes)
         return slots
 
-    def _answer(self, votes: Tensor, lengths: Tensor) -> Tensor:
-        """The name that all votes [voter, batch, pos] agree on, else nobody, at each sentence's end."""
-        agreed = torch.where((votes == votes[0]).all(0) & (votes[0] < _N_NAMES), votes[0], self._nobody)
-        agreed = torch.where((votes == AMBIGUOUS).any(0), self.output_ambiguous, agreed)
-        is_end = torch.arange(votes.shape[-1], device=votes.device) == lengths[:, None] - 1
-        return torch.where(is_end, agreed, self.output_ambiguous)
+    def _answer(self, said: Tensor, lengths: Tensor) -> Tensor:
+        """The name that the last mover says [batch, pos], nobody if it says none, at each sentence's end."""
+        name = said.masked_fill(said == NONE, self._nobody).masked_fill(said == AMBIGUOUS, self.output_ambiguous)
+        is_end = torch.arange(said.shape[1], device=said.device) == lengths[:, None] - 1
+        return name.masked_fill(~is_end, self.output_ambiguous)
 
 
 def _moved(codes: Tensor, distance: int) -> Tensor:
@@ -129,14 +128,21 @@ def _moved(codes: Tensor, distance: int) -> Tensor:
 def _found(chooses: Callable[[Tensor, Tensor], Tensor], slots: dict[str | None, list[Tensor]], valid: Tensor) -> Tensor:
     """The name that stands in v at all keys, not after a query, which it chooses: None if there are none.
 
-    Ambiguous if they hold different ones, or the query does not say what it looks for; no key is ever ambiguous.
+    Ambiguous if they hold different ones, and where it is unclear what is chosen.
     """
     (q,), (k,), (v,) = slots["q"], slots["k"], slots["v"]
     chosen = chooses(q, k) & _reachable(v.shape[1], valid)
     low = torch.where(chosen, v[:, None, :], AMBIGUOUS + 1).amin(-1)
     high = torch.where(chosen, v[:, None, :], -1).amax(-1)
     result = torch.where(high < 0, NONE, torch.where(low < high, AMBIGUOUS, low))
-    return torch.where(q == AMBIGUOUS, AMBIGUOUS, result)
+    return result.masked_fill(_unclear(slots, valid), AMBIGUOUS)
+
+
+def _unclear(slots: dict[str | None, list[Tensor]], valid: Tensor) -> Tensor:
+    """Whether what a query chooses hangs on an ambiguous name, its own or a key's: BoolTensor [batch, pos]."""
+    (q,), (k,) = slots["q"], slots["k"]
+    keys = ((k == AMBIGUOUS)[:, None, :] & _reachable(k.shape[1], valid)).any(-1)
+    return (q == AMBIGUOUS) | ((q < _N_NAMES) & keys)
 
 
 def _before(width: int, distance: int, device: torch.device) -> Tensor:

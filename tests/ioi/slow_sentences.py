@@ -45,37 +45,30 @@ def slow_values(
                 looked_at.append([here - TAIL] if here >= TAIL else [])
                 continue
             if name == "answer":
-                votes = [vote[here] for vote in slot(None)]
+                (said,) = (vote[here] for vote in slot(None))
                 if source and of_tokens <= (swapped or set()) and len(source["tokens"]) != here + 1:
                     # All of another sentence, cut short.
-                    votes = [UNCLEAR]
-                is_clear = votes[0] is not None and len(set(votes)) == 1
-                result.append(UNCLEAR if UNCLEAR in votes else votes[0] if is_clear else NOBODY)
+                    said = UNCLEAR
+                result.append(NOBODY if said is None else said)
                 continue
-            asked = [query[here] for query in slot("q")]
-            keys = slot("k")[0]
-            looked_at.append(None if UNCLEAR in asked else [])
-            if name.startswith("name_mover"):
-                if None in asked:
-                    chosen = []
-                elif UNCLEAR in asked:
-                    result.append(UNCLEAR)
-                    continue
-                else:
-                    chosen = [at for at in range(here + 1) if keys[at] is not None and keys[at] not in asked]
-            elif asked[0] == UNCLEAR:
+            (asked,), (keys,) = (query[here] for query in slot("q")), slot("k")
+            if asked == UNCLEAR or (asked is not None and UNCLEAR in keys[: here + 1]):
+                looked_at.append(None)
                 result.append(UNCLEAR)
                 continue
-            else:
-                chosen = [at for at in range(here + 1) if asked[0] is not None and keys[at] == asked[0]]
-            if looked_at[-1] is not None:
-                looked_at[-1] = chosen
+            is_mover = name.startswith("name_mover")
+            chosen = [
+                at
+                for at in range(here + 1)
+                if None not in (asked, keys[at]) and (keys[at] != asked if is_mover else keys[at] == asked)
+            ]
+            looked_at.append(chosen)
             held = [slot("v")[0][at] for at in chosen]
             if len(set(held)) <= 1:
                 result.append(held[0] if held else None)
             else:
                 # Without an exchange several names are left over: none is the one.
-                result.append(None if name.startswith("name_mover") and source is None else UNCLEAR)
+                result.append(None if is_mover and source is None else UNCLEAR)
         values[name] = result
     return values
 

@@ -99,7 +99,7 @@ def test_all_tokens_of_another_sentence_are_that_sentence_if_it_ends_there(case)
 
 
 def test_sizes_of_the_circuits():
-    assert [len(case.circuit.of_kind("varying")) for case in CASES] == [8, 38]
+    assert [len(case.circuit.of_kind("varying")) for case in CASES] == [8, 30]
     assert [len(case.circuit.of_kind("inert")) for case in CASES] == [0, 0]
     assert {edge.source.name for case in CASES for edge in case.circuit.of_kind("constant")} == {"pos_embed"}
 
