@@ -83,8 +83,8 @@ class Draws:
         self.variables, self.attention, self.device = variables, attention, device
         self.sampler = case.pair_sampler(seed=f"train {seed}", split="train", related=recipe.related_share)
         self.interventions = InterventionDraw(space)
-        is_looking = recipe.rare_share and recipe.circuit_groups and any(v.reads for v in case.graph.variables)
-        self.rarity = self._rarity() if is_looking else None
+        wants_rare = recipe.rare_share and recipe.circuit_groups and any(v.reads for v in case.graph.variables)
+        self.rarity = self._rarity() if wants_rare else None
         n_outside_kinds = len(OUTSIDE_SHAPES) * len(recipe.ablations) if recipe.outside_level == "edge" else 0
         self.kind_counts = (space.n_exchanges, n_outside_kinds, space.n_edges if n_outside_kinds else 0)
         """Kinds of circuit rows, of outside rows, and of single edges outside."""
