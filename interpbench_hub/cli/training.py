@@ -43,7 +43,7 @@ def train(
     ] = None,
     device: Device = "cpu",
     threads: Annotated[
-        int, typer.Option(min=1, help="Threads of each run; models of sentences take two thirds of the time with 2.")
+        int, typer.Option(min=1, help="Threads of each run; with 2, wide models take two thirds of the time.")
     ] = 1,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what is in the folder and start anew.")] = False,
     workers: Annotated[

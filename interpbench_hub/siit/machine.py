@@ -22,7 +22,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """So many torch threads within; the models of programs are too small to gain from more than one.
+    """So many torch threads within; small matrices gain nothing from more than one.
 
     Sums come out the same every time with the same number of threads, not with another.
     """

@@ -69,7 +69,8 @@ def train(
         seed: what the weights and all draws start from; same seed, machine and threads, same model.
         recipe: `edge-siit`, `siit` (per node) or `behaviour`, or a `Recipe`.
         device: where to train.
-        threads: torch threads. Models of sentences take two thirds of the time with 2; most others gain nothing.
+        threads: torch threads. With 2, models of 64 dimensions and more take two thirds of the time; others gain
+            nothing.
         restart: forget what is in `out` and start anew.
         report: called with every event of the run (a dictionary with `event` and `step`).
         **changes: fields of the recipe to change, such as `max_steps=2000`.
