@@ -55,7 +55,7 @@ def parts(case_id: str) -> dict[str, float]:
     trainer._draw = timed(spent, "draws and targets", trainer._draw)
     model.run = timed(spent, "plain forward", model.run)
     trainer._replacement = timed(spent, "what replaces", trainer._replacement)
-    model.interchange = timed(spent, "forward with exchanges", model.interchange)
+    model.interchange_run = timed(spent, "forward with exchanges", model.interchange_run)
     trainer.reader.loss = timed(spent, "losses", trainer.reader.loss)
     probes.loss = timed(spent, "probes", probes.loss)
     trainer._update = timed(spent, "update", trainer._update)

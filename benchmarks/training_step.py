@@ -2,17 +2,17 @@
 
     python benchmarks/training_step.py [--cases case_3 case_21] [--repetitions 15] [--json result.json]
 
-A step of the default recipe has 80 rows: 16 sources, 16 bases, 16 bases with a circuit node or edge interchanged, 32
-with something outside the circuit replaced; each of the 48 intervened rows has an intervention of its own. `Trainer`
+A step of the default recipe has 112 rows: 16 sources, 16 bases, 48 bases with a circuit node or edge interchanged, 32
+with something outside the circuit replaced; each of the 80 intervened rows has an intervention of its own. `Trainer`
 takes one stacked pass for all. With hooks on a HookedTransformer, sources and bases are one pass that notes what every
 node writes (gradients kept, so not `run_with_cache`), and the intervened rows are run in one of three ways:
 
-- "masks in hooks": one pass for all 48 rows; the hook of each receiver mixes base and source by a mask of its own for
+- "masks in hooks": one pass for all 80 rows; the hook of each receiver mixes base and source by a mask of its own for
   each row. The same rows and the same losses as ours, by the strongest use of hooks we know.
-- "a pass an intervention": 48 passes of one row, each cut to its length and with hooks only where it needs them. The
+- "a pass an intervention": 80 passes of one row, each cut to its length and with hooks only where it needs them. The
   same rows and losses again, by hooks that know one intervention, as they are mostly written.
-- "a pass a group": three passes of 16 rows which share one intervention. As many rows, but 3 interventions a step
-  instead of 48: not the same step, the one that is usual.
+- "a pass a group": five passes of 16 rows which share one intervention. As many rows, but 5 interventions a step
+  instead of 80: not the same step, the one that is usual.
 
 Where there is a doubt it is given to the hooks. They are timed for forward, backward and update alone, on rows drawn
 beforehand; `Trainer.step` is timed whole, draws and high-level targets included. They use torch's fused Adam. Their
@@ -76,7 +76,6 @@ class RowDraw:
     """Draws the rows of steps as training does."""
 
     def __init__(self, case: Case, config: TransformerConfig, recipe: Recipe) -> None:
-        assert recipe.circuit_groups == 1, "the rows are laid out for one group of circuit rows"
         assert recipe.outside_level == "edge"
         self.case, self.recipe = case, recipe
         self.space = EdgeSpace(case, config)
@@ -89,7 +88,8 @@ class RowDraw:
         pairs = self.sampler.draw(n, number)
         generator = torch.Generator().manual_seed(number)
         n_outside, n_ablations = n * recipe.outside_groups, len(recipe.ablations)
-        exchanges = self.interventions.circuit(n, torch.ones(space.n_exchanges), recipe.node_share, generator)
+        groups, even = recipe.circuit_groups, torch.ones(space.n_exchanges)
+        exchanges = self.interventions.circuit(n * groups, even, recipe.node_share, generator)
         circuit = self.interventions.exchanged_edges(exchanges)
         weights = torch.ones(len(OUTSIDE_SHAPES) * n_ablations)
         drawn = self.interventions.outside_kinds(n_outside, weights, generator)
@@ -102,8 +102,9 @@ class RowDraw:
         high_level = self.case.high_level
         values = high_level.run(tokens, lengths)
         codes = values[self.case.graph.output.name]
-        source_values = {name: value[:n] for name, value in values.items()}
-        exchanged = high_level.interchange(pairs.base, pairs.base_lengths, source_values, space.to_circuit(circuit))
+        source_values = {name: value[:n].repeat(groups, 1) for name, value in values.items()}
+        base, base_lengths = pairs.base.repeat(groups, 1), pairs.base_lengths.repeat(groups)
+        exchanged = high_level.interchange(base, base_lengths, source_values, space.to_circuit(circuit))
         return Rows(
             to_ids(self.case, tokens, lengths),
             lengths + 1,
@@ -133,13 +134,13 @@ class Losses:
                 real = F.pad(rows.there, (1, 0), value=True)[None, :, :, None]
                 mean = (written * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
                 values = torch.where(chosen, mean, values)
-        return torch.cat([written[:, :n], values], dim=1)
+        return torch.cat([written[:, :n].repeat(1, self.recipe.circuit_groups, 1, 1), values], dim=1)
 
     def __call__(self, rows: Rows, plain: Tensor, intervened: Tensor) -> list[Tensor]:
-        n = self.recipe.n_pairs
+        n, split = self.recipe.n_pairs, self.recipe.n_pairs * self.recipe.circuit_groups
         behaviour = self.reader.loss(plain, rows.codes, rows.there)
         each = self.reader.loss(intervened, rows.targets, rows.there[n:].repeat(len(rows.masks) // n, 1))
-        return [behaviour.sum() / n, each[:n].sum() / n, each[n:].sum() / n]
+        return [behaviour.sum() / n, each[:split].sum() / n, each[split:].sum() / n]
 
 
 @torch.no_grad()
