@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interpbench_hub.cases import Case, get_case
-from interpbench_hub.cases.pairs import PairSampler
+from interpbench_hub.cases.pairs import PairSampler, real_positions
 from interpbench_hub.loader import to_hooked_transformer
 from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, EdgeSpace, InterventionDraw
 from interpbench_hub.siit.machine import hardware
@@ -108,7 +108,7 @@ class RowDraw:
         return Rows(
             to_ids(self.case, tokens, lengths),
             lengths + 1,
-            torch.arange(tokens.shape[1]) < lengths[:, None],
+            real_positions(tokens, lengths),
             codes,
             space.to_mask(torch.cat([circuit, outside])),
             kinds,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from interpbench_hub.cases.kinds import changes_output
-from interpbench_hub.cases.pairs import Pairs, Split, in_split, seeded
+from interpbench_hub.cases.pairs import Pairs, Split, in_split, real_positions, seeded
 from interpbench_hub.circuit import LOGITS, Edge
 from interpbench_hub.errors import CaseError, SettingError
 
@@ -169,7 +169,7 @@ class CounterfactualPairs:
         its pairs cannot change the output.
         """
         output = self.case.high_level.run(pool.tokens, pool.lengths)[self.case.graph.output.name]
-        differs = (output != output[pool.starts[pool.lengths]]) & _there(pool.tokens, pool.lengths)
+        differs = (output != output[pool.starts[pool.lengths]]) & real_positions(pool.tokens, pool.lengths)
         lengths = torch.arange(self.case.min_len - 1, self.case.max_len)
         lively = lengths[torch.isin(lengths, pool.lengths[differs.any(-1)])]
         return torch.cat([lengths, *[lively] * 3]) if len(lively) < len(lengths) else lengths
@@ -220,7 +220,7 @@ class CounterfactualPairs:
             taken = torch.rand(len(open_), width, generator=generator) < share[:, None]
             place = (torch.rand(len(open_), generator=generator) * lengths[open_]).long()
             taken |= (torch.arange(width) == place[:, None]) & (share < 0)[:, None]
-            taken |= ~_there(base[open_], lengths[open_])
+            taken |= ~real_positions(base[open_], lengths[open_])
             made = torch.where(taken, other, base[open_])
             good = longer[open_] | (made != base[open_]).any(-1)
             good &= in_split(self.case, made, source_lengths[open_], self.split)
@@ -238,7 +238,7 @@ class CounterfactualPairs:
         model, output = self.case.high_level, self.case.graph.output.name
         clean = model.run(pairs.base, pairs.base_lengths)[output]
         other = model.run(pairs.source, pairs.source_lengths)[output]
-        return ((clean != other) & _there(pairs.base, pairs.base_lengths)).any(-1)
+        return ((clean != other) & real_positions(pairs.base, pairs.base_lengths)).any(-1)
 
     def _measure(self, pairs: Pairs, goals: Tensor) -> tuple[Tensor, Tensor]:
         """Whether each pair changes the output, and whether interchanging its goal (a place in the circuit) does."""
@@ -247,7 +247,7 @@ class CounterfactualPairs:
         source = model.run(pairs.source, pairs.source_lengths)
         mask = torch.nn.functional.one_hot(goals, len(model.circuit)).bool()
         codes = model.interchange(pairs.base, pairs.base_lengths, source, mask)
-        there = _there(pairs.base, pairs.base_lengths)
+        there = real_positions(pairs.base, pairs.base_lengths)
         exercises = ((codes != clean) & (codes != model.output_ambiguous) & there).any(-1)
         return ((source[output] != clean) & there).any(-1), exercises
 
@@ -328,11 +328,6 @@ def edges_of_length(case: "Case") -> set[Edge]:
             edge = Edge(node_of[read.variable], node_of[variable.name], read.slot)
             carried.setdefault(edge, set()).add(read.variable)
     return {edge for edge, names in carried.items() if not names & of_tokens}
-
-
-def _there(tokens: Tensor, lengths: Tensor) -> Tensor:
-    """Which positions are no padding: BoolTensor [batch, pos]."""
-    return torch.arange(tokens.shape[1]) < lengths[:, None]
 
 
 def _planted(pairs: Pairs, extra: list[Pairs]) -> Pairs:

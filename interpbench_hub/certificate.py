@@ -31,6 +31,16 @@ Grade = Literal["path", "edge", "node", "none"]
 GRADES: tuple[Grade, ...] = ("path", "edge", "node", "none")
 """Best first."""
 
+
+def is_at_least(grade: Grade, least: Grade) -> bool:
+    """Whether a grade is this good or better.
+
+    >>> is_at_least("path", "edge"), is_at_least("node", "edge")
+    (True, False)
+    """
+    return GRADES.index(grade) <= GRADES.index(least)
+
+
 THRESHOLD = 0.999
 """Share of pairs that must be correct, for the worst entry of each kind."""
 TOLERANCE = 0.05

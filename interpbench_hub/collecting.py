@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interpbench_hub import manifest
-from interpbench_hub.certificate import GRADES, Grade
+from interpbench_hub.certificate import Grade, is_at_least
 from interpbench_hub.checkpoint import Checkpoint, CheckpointConfig, load_checkpoint, save_checkpoint
 from interpbench_hub.constants import ATTEMPTS_FILE
 from interpbench_hub.errors import CheckpointError
@@ -55,7 +55,7 @@ def bundle_all(runs: str | Path, collection: str | Path | None = None, *, least:
             if chosen is None:
                 continue
             is_twin = recipe != "edge-siit"
-            if not is_twin and GRADES.index(chosen.grade or "none") > GRADES.index(least):
+            if not is_twin and not is_at_least(chosen.grade or "none", least):
                 continue
             checkpoint = _certified(run_folder(runs, ledger.case, recipe, chosen.seed))
             name = model_id(checkpoint.config)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from interpbench_hub.cases.pairs import seeded
+from interpbench_hub.cases.pairs import real_positions, seeded
 from interpbench_hub.certificate import ABLATIONS, THRESHOLD, Ablation, Certificate, Counterfactual, Entry, Section
 from interpbench_hub.checkpoint import load_weights
 from interpbench_hub.ioi.case import IoiCase
@@ -119,7 +119,7 @@ def _runs(case: IoiCase, model: Transformer, sentences: Sentences) -> Iterator[t
 def _n_right(case: IoiCase, sentences: Sentences, logits: Tensor) -> int:
     tokens, lengths = sentences.tokens(), sentences.lengths
     codes = case.high_level.run(tokens, lengths)[case.graph.output.name]
-    there = torch.arange(tokens.shape[1]) < lengths[:, None]
+    there = real_positions(tokens, lengths)
     return int(OutputReader(case).correct(logits, codes, there)[0].sum())
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from interpbench_hub.cases.pairs import Pairs, all_pairs, count_pairs
+from interpbench_hub.cases.pairs import Pairs, all_pairs, count_pairs, real_positions
 from interpbench_hub.circuit import POS_EMBED, Circuit, Edge, Kind, Node
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def changes_output(case: "Case", pairs: Pairs, edges: list[Edge]) -> Tensor:
     """
     model, output = case.high_level, case.graph.output.name
     clean = model.run(pairs.base, pairs.base_lengths)[output]
-    there = torch.arange(pairs.base.shape[1]) < pairs.base_lengths[:, None]
+    there = real_positions(pairs.base, pairs.base_lengths)
     source = model.run(pairs.source, pairs.source_lengths)
     changes = torch.zeros(len(edges), pairs.n_pairs, dtype=torch.bool)
     for row, edge in enumerate(edges):

@@ -51,6 +51,11 @@ def is_split(case: "Case", n_tokens: int) -> bool:
     return len(case.vocab) ** n_tokens >= MIN_SPACE_TO_SPLIT
 
 
+def real_positions(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Which positions of `tokens` [batch, pos] are no padding: BoolTensor [batch, pos]."""
+    return torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+
+
 def split_bucket(tokens: Tensor, lengths: Tensor) -> Tensor:
     """A number from 0 to 99 for each input, the same whenever and wherever it is computed: LongTensor [batch]."""
     # A multiplicative hash in 61 bits; the constants only need to be odd and large.

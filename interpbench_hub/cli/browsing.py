@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from interpbench_hub.certificate import GRADES, Grade
+from interpbench_hub.certificate import Grade, is_at_least
 from interpbench_hub.cli.common import CacheDir, Revision, Tier, app, case_id, console, print_text
 from interpbench_hub.constants import CERTIFICATE_FILE, MODEL_FILES, NAMESPACE
 from interpbench_hub.errors import InterpBenchError, UnknownNameError, unknown_name
@@ -72,7 +72,7 @@ def list_(
         for row in (_hub_rows() if hub else _case_rows())
         if (tier is None or (row.case is not None and row.case.tier == tier))
         and (not bundled or row.grade is not None)
-        and (grade is None or (row.grade is not None and GRADES.index(row.grade) <= GRADES.index(grade)))
+        and (grade is None or (row.grade is not None and is_at_least(row.grade, grade)))
         and (min_edges is None or (row.n_edges is not None and row.n_edges >= min_edges))
         and (max_edges is None or (row.n_edges is not None and row.n_edges <= max_edges))
     ]

@@ -75,8 +75,14 @@ def train(
         raise typer.BadParameter("name one case or more, or give --all or --tier (but not both)")
     many = {"workers": workers, "attempts": attempts, "accept": accept, "backend": backend}
     given = {name: value for name, value in many.items() if value is not None}
-    common: dict[str, Any] = {"seed": seed, "recipe": recipe, "device": device, "threads": threads}
-    common |= {"max_steps": max_steps, "goal": goal}
+    common: dict[str, Any] = {
+        "seed": seed,
+        "recipe": recipe,
+        "max_steps": max_steps,
+        "goal": goal,
+        "device": device,
+        "threads": threads,
+    }
     if len(ids) == 1 and not given:
         _import(imports)
         _train_one(ids[0], out=out, restart=restart, **common)

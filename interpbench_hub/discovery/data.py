@@ -102,7 +102,7 @@ class PairData:
         # It needs nothing of the extra `data`, and what a benchmark measures should be what its datasets hold.
         from dataset_builders.draws import draw_of
         from interpbench_hub.cases import get_case
-        from interpbench_hub.cases.pairs import SPLITS
+        from interpbench_hub.cases.pairs import SPLITS, real_positions
         from interpbench_hub.siit.pair_run import to_ids
 
         case = get_case(case) if isinstance(case, str) else case
@@ -114,7 +114,7 @@ class PairData:
         base, base_lengths, source, source_lengths = (torch.cat(parts) for parts in zip(*chunks, strict=True))
         output = case.graph.output
         codes = case.high_level.run(base, base_lengths)[output.name]
-        there = torch.arange(base.shape[1]) < base_lengths[:, None]
+        there = real_positions(base, base_lengths)
         data = cls(
             to_ids(case, base, base_lengths),
             to_ids(case, source, source_lengths),

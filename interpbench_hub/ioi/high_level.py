@@ -14,7 +14,7 @@ from interpbench_hub.ioi.circuits import role_of
 from interpbench_hub.ioi.templates import TAIL
 from interpbench_hub.ioi.words import NAMES, NOBODY
 from interpbench_hub.rasp.alignment import Alignment
-from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, CausalModel, Values
+from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, CausalModel, Slots, Values
 from interpbench_hub.rasp.variables import Graph, Variable
 
 _N_NAMES = len(NAMES)
@@ -55,14 +55,13 @@ class IoiModel(CausalModel):
             case "s_inhibition":
                 chosen = _before(width, TAIL, lengths.device)
             case "name_mover":
-                chosen = _other(slots["q"][0], slots["k"][0])
+                chosen = _other(slots["q"], slots["k"])
             case _:
-                chosen = _equal(slots["q"][0], slots["k"][0])
-        found = chosen * SELECTED
-        valid = torch.arange(width, device=lengths.device) < lengths[:, None]
-        if slots["q"]:
-            found = found.masked_fill(_unclear(slots, valid)[:, :, None], UNCLEAR)
-        return found * _reachable(width, valid)
+                chosen = _equal(slots["q"], slots["k"])
+        found, reachable = chosen * SELECTED, _reachable(width, lengths)
+        if "q" in slots:
+            found = found.masked_fill(_unclear(slots, reachable)[:, :, None], UNCLEAR)
+        return found * reachable
 
     def output(self, values: Values, source: Values, edges: Tensor) -> Tensor:
         own = values[self.graph.output.name]
@@ -74,41 +73,39 @@ class IoiModel(CausalModel):
 
     def _run(self, tokens: Tensor, lengths: Tensor, source: Values | None, edges: Tensor | None) -> Values:
         batch, width = tokens.shape
-        valid = torch.arange(width, device=tokens.device) < lengths[:, None]
+        reachable = _reachable(width, lengths)
         values: Values = {}
         for variable in self.graph.variables:
             slots = self._slots(variable, values, source, edges)
             match role_of(variable.name):
                 case "tokens":
-                    result = tokens.masked_fill(~valid, 0)
+                    result = tokens.masked_fill(torch.arange(width, device=tokens.device) >= lengths[:, None], 0)
                 case "indices":
                     result = torch.arange(width, device=tokens.device).expand(batch, width)
                 case "previous_token":
-                    result = _moved(slots["v"][0], 1)
+                    result = _moved(slots["v"], 1)
                 case "s_inhibition":
-                    result = _moved(slots["v"][0], TAIL)
+                    result = _moved(slots["v"], TAIL)
                 case "duplicate_token" | "induction" | "backup_name_mover":
-                    result = _found(_equal, slots, valid)
+                    result = _found(_equal, slots, reachable)
                 case "name_mover":
                     # A head that tells a hundred names apart in a few dozen dimensions cannot help attending to some
                     # of those left more than to others. In a plain sentence several are none, whatever their shares.
-                    result = _found(_other, slots, valid)
+                    result = _found(_other, slots, reachable)
                     if source is None:
                         result = result.masked_fill(result == AMBIGUOUS, NONE)
                 case _:
-                    result = self._answer(slots[None][0], lengths)
+                    result = self._answer(slots[None], lengths)
             values[variable.name] = result
         return values
 
-    def _slots(
-        self, reader: Variable, values: Values, source: Values | None, edges: Tensor | None
-    ) -> dict[str | None, list[Tensor]]:
+    def _slots(self, reader: Variable, values: Values, source: Values | None, edges: Tensor | None) -> Slots:
         """Codes [batch, pos] that a variable reads, by slot: the source's where their edge is exchanged."""
-        slots: dict[str | None, list[Tensor]] = {"q": [], "k": [], "v": [], None: []}
+        slots: Slots = {}
         for read in reader.reads:
             codes = self.read(reader, read, values, source, edges)
             # Heads look at names; a word that is none is to them as nothing.
-            slots[read.slot].append(codes.clamp(max=NONE) if read.variable == "tokens" else codes)
+            slots[read.slot] = codes.clamp(max=NONE) if read.variable == "tokens" else codes
         return slots
 
     def _answer(self, said: Tensor, lengths: Tensor) -> Tensor:
@@ -125,23 +122,22 @@ def _moved(codes: Tensor, distance: int) -> Tensor:
     return moved
 
 
-def _found(chooses: Callable[[Tensor, Tensor], Tensor], slots: dict[str | None, list[Tensor]], valid: Tensor) -> Tensor:
-    """The name that stands in v at all keys, not after a query, which it chooses: None if there are none.
+def _found(chooses: Callable[[Tensor, Tensor], Tensor], slots: Slots, reachable: Tensor) -> Tensor:
+    """The name that stands in v at all reachable keys which a query chooses: None if there are none.
 
     Ambiguous if they hold different ones, and where it is unclear what is chosen.
     """
-    (q,), (k,), (v,) = slots["q"], slots["k"], slots["v"]
-    chosen = chooses(q, k) & _reachable(v.shape[1], valid)
-    low = torch.where(chosen, v[:, None, :], AMBIGUOUS + 1).amin(-1)
-    high = torch.where(chosen, v[:, None, :], -1).amax(-1)
+    chosen, v = chooses(slots["q"], slots["k"]) & reachable, slots["v"][:, None, :]
+    low = torch.where(chosen, v, AMBIGUOUS + 1).amin(-1)
+    high = torch.where(chosen, v, -1).amax(-1)
     result = torch.where(high < 0, NONE, torch.where(low < high, AMBIGUOUS, low))
-    return result.masked_fill(_unclear(slots, valid), AMBIGUOUS)
+    return result.masked_fill(_unclear(slots, reachable), AMBIGUOUS)
 
 
-def _unclear(slots: dict[str | None, list[Tensor]], valid: Tensor) -> Tensor:
+def _unclear(slots: Slots, reachable: Tensor) -> Tensor:
     """Whether what a query chooses hangs on an ambiguous name, its own or a key's: BoolTensor [batch, pos]."""
-    (q,), (k,) = slots["q"], slots["k"]
-    keys = ((k == AMBIGUOUS)[:, None, :] & _reachable(k.shape[1], valid)).any(-1)
+    q = slots["q"]
+    keys = ((slots["k"] == AMBIGUOUS)[:, None, :] & reachable).any(-1)
     return (q == AMBIGUOUS) | ((q < _N_NAMES) & keys)
 
 
@@ -161,6 +157,7 @@ def _other(q: Tensor, k: Tensor) -> Tensor:
     return (k[:, None, :] != q[:, :, None]) & (k < _N_NAMES)[:, None, :] & (q < _N_NAMES)[:, :, None]
 
 
-def _reachable(width: int, valid: Tensor) -> Tensor:
+def _reachable(width: int, lengths: Tensor) -> Tensor:
     """Keys that are no padding and not after the query: BoolTensor [batch, query, key]."""
-    return torch.ones(width, width, dtype=torch.bool, device=valid.device).tril() & valid[:, None, :]
+    at = torch.arange(width, device=lengths.device)
+    return (at <= at[:, None]) & (at < lengths[:, None, None])

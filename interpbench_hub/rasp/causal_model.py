@@ -6,12 +6,15 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from interpbench_hub.circuit import LOGITS, Circuit, Edge
+from interpbench_hub.circuit import LOGITS, Circuit, Edge, Slot
 from interpbench_hub.rasp.alignment import Alignment, prescribed_circuit
 from interpbench_hub.rasp.variables import Graph, Read, Variable
 
 Values = dict[str, Tensor]
 """Codes of every variable: LongTensor [batch, pos] each, BOS not among the positions."""
+
+Slots = dict[Slot | None, Tensor]
+"""Codes [batch, pos] that a head reads, by slot; a slot that holds a constant is not among them."""
 
 SELECTED, UNCLEAR = 1, 2
 """What a head's selector says of a key and a query; 0 is no, and unclear what hangs on an ambiguous value."""

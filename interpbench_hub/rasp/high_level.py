@@ -13,11 +13,8 @@ from torch import Tensor
 
 from interpbench_hub.circuit import LOGITS, Edge, Slot
 from interpbench_hub.rasp.alignment import Alignment
-from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, CausalModel, Values
+from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, CausalModel, Slots, Values
 from interpbench_hub.rasp.variables import Graph, Variable
-
-_Slots = dict[Slot | None, Tensor]
-"""Codes a head reads, by slot; a slot that holds a constant is not among them."""
 
 _CHUNK = 4_000_000
 """Most (key, query) pairs looked up at a time, so that memory stays small on large batches."""
@@ -52,7 +49,7 @@ class HighLevelModel(CausalModel):
         self, head: Variable, values: Values, lengths: Tensor, source: Values | None = None, edges: Tensor | None = None
     ) -> Tensor:
         valid = torch.arange(values[head.name].shape[1], device=lengths.device) < lengths[:, None]
-        slots: _Slots = {
+        slots: Slots = {
             read.slot: self.read(head, read, values, source, edges) for read in head.reads if read.slot != "v"
         }
         return self._verdicts(head, slots, valid)
@@ -78,7 +75,7 @@ class HighLevelModel(CausalModel):
                     arguments = [self.read(variable, read, values, source, edges) for read in variable.reads]
                     values[variable.name] = _look_up(self._tables[variable.name], arguments)
                 case _:
-                    slots: _Slots = {
+                    slots: Slots = {
                         read.slot: self.read(variable, read, values, source, edges) for read in variable.reads
                     }
                     values[variable.name] = self._attend(variable, slots, valid)
@@ -86,7 +83,7 @@ class HighLevelModel(CausalModel):
 
     # -- heads -------------------------------------------------------------------------------------------------------
 
-    def _attend(self, variable: Variable, slots: _Slots, valid: Tensor) -> Tensor:
+    def _attend(self, variable: Variable, slots: Slots, valid: Tensor) -> Tensor:
         batch, width = valid.shape
         if batch == 0:
             return valid.new_zeros(valid.shape, dtype=torch.long)
@@ -100,7 +97,7 @@ class HighLevelModel(CausalModel):
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _attend_by_position(self, variable: Variable, slots: _Slots, valid: Tensor) -> Tensor:
+    def _attend_by_position(self, variable: Variable, slots: Slots, valid: Tensor) -> Tensor:
         """A head whose selector looks at positions only: the same (query, key) pairs in every row."""
         batch, width = valid.shape
         zero = valid.new_zeros((1, width), dtype=torch.long)
@@ -126,7 +123,7 @@ class HighLevelModel(CausalModel):
         only = chosen.int().argmax(-1)
         return torch.where(count > 0, codes[:, only], variable.undefined)
 
-    def _attend_by_content(self, variable: Variable, slots: _Slots, valid: Tensor) -> Tensor:
+    def _attend_by_content(self, variable: Variable, slots: Slots, valid: Tensor) -> Tensor:
         """A head whose selector compares what keys and queries hold."""
         verdicts = self._verdicts(variable, slots, valid)
         chosen = verdicts == SELECTED
@@ -148,7 +145,7 @@ class HighLevelModel(CausalModel):
             result = torch.where((verdicts == UNCLEAR).any(-1), ambiguous, result)
         return result
 
-    def _verdicts(self, variable: Variable, slots: _Slots, valid: Tensor) -> Tensor:
+    def _verdicts(self, variable: Variable, slots: Slots, valid: Tensor) -> Tensor:
         """What a head's selector says of every key within reach: [batch, query, key], 0, `SELECTED` or `UNCLEAR`."""
         batch, width = valid.shape
         zero = valid.new_zeros((1, 1), dtype=torch.long)
@@ -157,7 +154,7 @@ class HighLevelModel(CausalModel):
         found = found * valid[:, None, :]
         return found.tril() if self.graph.causal else found
 
-    def _holds_ambiguous(self, variable: Variable, slot: Slot, slots: _Slots) -> bool:
+    def _holds_ambiguous(self, variable: Variable, slot: Slot, slots: Slots) -> bool:
         name = variable.read_in(slot)
         return name is not None and bool((slots[slot] == self.graph[name].ambiguous).any())
 

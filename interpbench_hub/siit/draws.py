@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
-from interpbench_hub.cases.pairs import Pairs, seeded
+from interpbench_hub.cases.pairs import Pairs, real_positions, seeded
 from interpbench_hub.rasp.causal_model import Values
 from interpbench_hub.siit.attention import AttentionTargets
 from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, EdgeSpace, InterventionDraw
@@ -196,7 +196,7 @@ class Draws:
         return StepDraw(
             ids=to_ids(self.case, tokens, lengths).unflatten(0, (steps, 2 * n_pairs)),
             lengths=(lengths + 1).view(steps, -1),
-            there=(torch.arange(tokens.shape[1]) < lengths[:, None]).unflatten(0, (steps, 2 * n_pairs)),
+            there=real_positions(tokens, lengths).unflatten(0, (steps, 2 * n_pairs)),
             codes=codes,
             variables=variables,
             masks=masks.to(torch.float32).view(steps, n_circuit + n_outside, *masks.shape[1:]),

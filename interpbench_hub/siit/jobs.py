@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from interpbench_hub.cases import Case, get_case
-from interpbench_hub.certificate import GRADES, Certificate, Grade
+from interpbench_hub.certificate import Certificate, Grade, is_at_least
 from interpbench_hub.checkpoint import load_certificate_file
 from interpbench_hub.errors import CaseError, InterpBenchError, SettingError, UnknownNameError
 from interpbench_hub.loader import checked_device
@@ -93,7 +93,7 @@ class Job:
     def accepts(self, certificate: Certificate) -> bool:
         """Whether an attempt is good enough: by its grade if training aims at `path`, else by the recipe's own goal."""
         if self.recipe.goal == "path":
-            return GRADES.index(certificate.grade) <= GRADES.index(self.accept)
+            return is_at_least(certificate.grade, self.accept)
         return self.recipe.is_done(certificate)
 
     def look(self) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
-from interpbench_hub.cases.pairs import Pairs
+from interpbench_hub.cases.pairs import Pairs, real_positions
 from interpbench_hub.certificate import TOLERANCE
 from interpbench_hub.rasp.causal_model import CausalModel, Values
 from interpbench_hub.transformer import Run, Transformer
@@ -90,7 +90,7 @@ class PairRun:
         """Run both models on a batch of pairs."""
         tokens = torch.cat([pairs.source, pairs.base])
         token_lengths = torch.cat([pairs.source_lengths, pairs.base_lengths])
-        there = torch.arange(tokens.shape[1], device=tokens.device) < token_lengths[:, None]
+        there = real_positions(tokens, token_lengths)
         run = model.run(to_ids(case, tokens, token_lengths), token_lengths + 1)
         return cls(high_level, pairs, high_level.run(tokens, token_lengths), token_lengths + 1, there, run)
 

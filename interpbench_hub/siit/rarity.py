@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
-from interpbench_hub.cases.pairs import Pairs
+from interpbench_hub.cases.pairs import Pairs, real_positions
 from interpbench_hub.siit.interventions import EdgeSpace
 
 
@@ -24,13 +24,13 @@ class Rarity:
         """`pairs` with the place of each one's exchange, LongTensor [row], are what all others are held to."""
         self.case, self.space = case, space
         self.variables = [variable for variable in case.graph.variables if variable.reads]
-        there = _there(pairs)
+        there = real_positions(pairs.base, pairs.base_lengths)
         self._known = [held[there].unique(return_counts=True) for held in self._held(pairs, exchanges)]
         self._n_seen = int(there.sum())
 
     def surprise(self, pairs: Pairs, exchanges: Tensor, variables: Tensor) -> Tensor:
         """Of the rarest thing that a row's variable, a place in `variables`, holds at any position: [row], in nats."""
-        there, rows = _there(pairs), []
+        there, rows = real_positions(pairs.base, pairs.base_lengths), []
         for held, (known, counts) in zip(self._held(pairs, exchanges), self._known, strict=True):
             place = torch.searchsorted(known, held).clamp(max=len(known) - 1)
             # What was never seen counts as rarer than what was seen once.
@@ -58,8 +58,3 @@ class Rarity:
                 joint = joint + model.read(variable, read, values, source, edges)
             held.append(joint)
         return held
-
-
-def _there(pairs: Pairs) -> Tensor:
-    """Real positions of the bases: BoolTensor [row, pos]."""
-    return torch.arange(pairs.base.shape[1]) < pairs.base_lengths[:, None]

@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from interpbench_hub.certificate import Ablation, Certificate
+from interpbench_hub.certificate import Ablation, Certificate, is_at_least
 from interpbench_hub.errors import SettingError, unknown_name
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Recipe:
     """Least accuracy in a quick check that starts a cool-down: the noise of a high learning rate hides the rest."""
     cool_down: float = 0.25
     """Length of a cool-down, in which the learning rate falls to nothing, as a share of the steps so far."""
-    goal: str = "path"
+    goal: Literal["path", "edge", "node", "behaviour"] = "path"
     """What ends training early: grade `path`, `edge` or `node`, or `behaviour` alone."""
 
     def __post_init__(self) -> None:
@@ -156,15 +156,9 @@ class Recipe:
 
     def is_done(self, certificate: Certificate) -> bool:
         """Whether a certificate reaches the recipe's goal."""
-        match self.goal:
-            case "behaviour":
-                return all(entry.passes for entry in certificate.behaviour)
-            case "node":
-                return certificate.grade != "none"
-            case "edge":
-                return certificate.grade in ("edge", "path")
-            case _:
-                return certificate.grade == "path"
+        if self.goal == "behaviour":
+            return all(entry.passes for entry in certificate.behaviour)
+        return is_at_least(certificate.grade, self.goal)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

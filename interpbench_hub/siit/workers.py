@@ -121,8 +121,15 @@ def _train(task: Task, case: Any, report: Callable[[Event], None]) -> None:
     deadline = time.monotonic() + LOCK_PATIENCE
     while True:
         try:
-            how: dict[str, Any] = {"seed": task.seed, "recipe": task.recipe, "device": task.device}
-            train(case, out=task.folder, threads=task.threads, report=report, **how)
+            train(
+                case,
+                out=task.folder,
+                seed=task.seed,
+                recipe=task.recipe,
+                device=task.device,
+                threads=task.threads,
+                report=report,
+            )
             return
         except BusyError:
             if time.monotonic() > deadline:
