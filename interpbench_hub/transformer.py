@@ -134,6 +134,17 @@ class Run(NamedTuple):
         return Run(self.senders[:, rows], self.logits[rows])
 
 
+class Attention(NamedTuple):
+    """What the heads of a layer attend by."""
+
+    q: Tensor
+    """[head, row, query, d_head], divided by sqrt(d_head)."""
+    k: Tensor
+    """[head, row, key, d_head]."""
+    scores: Tensor
+    """[head, row, key, query] before the softmax, -inf where a query may not attend."""
+
+
 class Transformer:
     """Parameters under TransformerLens names and the two forward passes, plain and with edges exchanged.
 
@@ -210,12 +221,11 @@ class Transformer:
 
     # -- forward -------------------------------------------------------------------------------------------------------
 
-    def run(self, tokens: Tensor, lengths: Tensor | None = None, *, scores: list[Tensor] | None = None) -> Run:
+    def run(self, tokens: Tensor, lengths: Tensor | None = None, *, attention: list[Attention] | None = None) -> Run:
         """A plain forward pass over token ids [row, pos] (BOS first).
 
         `lengths` [row] counts each row's real positions, BOS included; padding after them is never attended to.
-        `scores` receives every layer's attention scores, [head, row, key, query] before the softmax, -inf where a
-        query may not attend.
+        `attention` receives what every layer's heads attend by.
         """
         rows, width = tokens.shape
         if width > self.config.n_ctx:
@@ -226,7 +236,7 @@ class Transformer:
         written = [torch.stack([embed, position])]
         resid = embed + position
         for layer in range(self.config.n_layers):
-            heads = self.heads(self.project(resid, layer), layer, bias, scores)
+            heads = self.heads(self.project(resid, layer), layer, bias, attention)
             resid = self.add_heads(resid, heads, layer)
             mlp = self.mlp(resid, layer)
             resid = resid + mlp
@@ -268,12 +278,12 @@ class Transformer:
         lengths: Tensor | None = None,
         *,
         first_layer: int = 0,
-        scores: list[Tensor] | None = None,
+        attention: list[Attention] | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Logits [row, pos, d_vocab_out] when some edges carry a replacement, each row with its own edges.
 
         Also gives what each sender itself wrote under these exchanges, [row, pos, d_model] by its place in `senders`,
-        from `first_layer` on. `scores` receives these layers' attention scores, as in `run`.
+        from `first_layer` on. `attention` receives what these layers' heads attend by, as in `run`.
 
         `base` and `replacement` are what senders wrote ([sender, row, pos, d_model], as in `Run.senders`) on the
         base inputs and on whatever replaces (another run's rows, zeros, means); `edges` is a BoolTensor
@@ -306,7 +316,7 @@ class Transformer:
         for layer in range(first_layer, config.n_layers):
             at = layer * config.receivers_per_layer
             mlp_at = at + config.receivers_per_layer - 1
-            heads = self.heads(self.project_each(resid + exchanged(at, mlp_at), layer), layer, bias, scores)
+            heads = self.heads(self.project_each(resid + exchanged(at, mlp_at), layer), layer, bias, attention)
             written.update(enumerate(heads, len(delta)))
             resid = self.add_heads(resid, heads, layer)
             delta = torch.cat([delta, next(parts) - heads])
@@ -363,20 +373,21 @@ class Transformer:
         return self._attend(q, k, v, bias) @ self._leaves[f"blocks.{layer}.attn.W_O"][head]
 
     def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scores: list[Tensor] | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, attention: list[Attention] | None = None
     ) -> Tensor:
         # Scores are [key, query]: over so short an axis torch's softmax is three times as fast if it is not the last.
-        found = k @ (q * (1 / math.sqrt(self.config.d_head))).transpose(-1, -2)
+        q = q * (1 / math.sqrt(self.config.d_head))
+        found = k @ q.transpose(-1, -2)
         if bias is not None:
             found = found + bias
-        if scores is not None:
-            scores.append(found)
+        if attention is not None:
+            attention.append(Attention(q, k, found))
         return found.softmax(-2).transpose(-1, -2) @ v
 
-    def heads(self, qkv: Tensor, layer: int, bias: Tensor | None, scores: list[Tensor] | None = None) -> Tensor:
-        """What each head writes: [head, row, pos, d_model]; `scores` as in `run`."""
+    def heads(self, qkv: Tensor, layer: int, bias: Tensor | None, attention: list[Attention] | None = None) -> Tensor:
+        """What each head writes: [head, row, pos, d_model]; `attention` as in `run`."""
         n_heads = self.config.n_heads
-        z = self._attend(qkv[:n_heads], qkv[n_heads : 2 * n_heads], qkv[2 * n_heads :], bias, scores)
+        z = self._attend(qkv[:n_heads], qkv[n_heads : 2 * n_heads], qkv[2 * n_heads :], bias, attention)
         _, rows, width, _ = z.shape
         written = torch.bmm(z.reshape(n_heads, rows * width, -1), self._leaves[f"blocks.{layer}.attn.W_O"])
         return written.view(n_heads, rows, width, -1)

@@ -44,11 +44,14 @@ class IoiModel(CausalModel):
         """Whether a head never selects a key: none is like that."""
         return False
 
-    def selected(
-        self, head: Variable, values: Values, lengths: Tensor, source: Values | None = None, edges: Tensor | None = None
-    ) -> Tensor:
-        width = values[head.name].shape[1]
+    def compared(
+        self, head: Variable, values: Values, source: Values | None = None, edges: Tensor | None = None
+    ) -> Slots:
         slots = self._slots(head, values, source, edges)
+        return {slot: codes for slot, codes in slots.items() if slot != "v"}
+
+    def selects(self, head: Variable, compared: Slots, lengths: Tensor, width: int) -> Tensor:
+        slots = compared
         match role_of(head.name):
             case "previous_token":
                 chosen = _before(width, 1, lengths.device)

@@ -75,13 +75,26 @@ class CausalModel(ABC):
         """Codes [batch, pos] of every variable, as its own node computes it, under the interchange of `interchange`."""
         return self._run(tokens, lengths, source, edges)
 
-    @abstractmethod
+    def compared(
+        self, head: Variable, values: Values, source: Values | None = None, edges: Tensor | None = None
+    ) -> Slots:
+        """Codes [batch, pos] that a head's selector compares, by slot (`q` and `k`, less those that are constant).
+
+        `values` are those of `run`, or of `interchange_values` with its `source` and `edges`.
+        """
+        return {read.slot: self.read(head, read, values, source, edges) for read in head.reads if read.slot != "v"}
+
     def selected(
         self, head: Variable, values: Values, lengths: Tensor, source: Values | None = None, edges: Tensor | None = None
     ) -> Tensor:
+        """What each query of a head selects, as `selects`, by the arguments of `compared`."""
+        return self.selects(head, self.compared(head, values, source, edges), lengths, values[head.name].shape[1])
+
+    @abstractmethod
+    def selects(self, head: Variable, compared: Slots, lengths: Tensor, width: int) -> Tensor:
         """What each query of a head selects, [batch, query, key]: 0, `SELECTED`, or `UNCLEAR` after an interchange.
 
-        `values` are those of `run`, or of `interchange_values` with its `source` and `edges`.
+        `compared` are codes [batch, width] as `compared` gives them, `lengths` [batch] says where keys end.
         """
 
     @abstractmethod

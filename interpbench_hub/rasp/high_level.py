@@ -45,14 +45,9 @@ class HighLevelModel(CausalModel):
     def selects_nothing(self, head: Variable) -> bool:
         return not bool(self._tables[head.name].any())
 
-    def selected(
-        self, head: Variable, values: Values, lengths: Tensor, source: Values | None = None, edges: Tensor | None = None
-    ) -> Tensor:
-        valid = torch.arange(values[head.name].shape[1], device=lengths.device) < lengths[:, None]
-        slots: Slots = {
-            read.slot: self.read(head, read, values, source, edges) for read in head.reads if read.slot != "v"
-        }
-        return self._verdicts(head, slots, valid)
+    def selects(self, head: Variable, compared: Slots, lengths: Tensor, width: int) -> Tensor:
+        valid = torch.arange(width, device=lengths.device) < lengths[:, None]
+        return self._verdicts(head, compared, valid)
 
     def output(self, values: Values, source: Values, edges: Tensor) -> Tensor:
         name = self.graph.output.name

@@ -36,10 +36,12 @@ class Adam:
         betas: tuple[float, float],
         norm: float,
         basis: Eigenbasis | None = None,
+        factors: Tensor | None = None,
     ) -> None:
         """Update number `number` (from 1) at a learning rate; `gradient` is scaled down, in place, to `norm`.
 
-        In a basis, the second moments are those of the gradient as it lies in the basis at the time.
+        `factors` [n_parameters] multiply the learning rate. In a basis, the second moments are those of the gradient as
+        it lies in the basis at the time.
         """
         first, second = betas
         gradient.mul_((norm / gradient.norm().clamp(min=1e-12)).clamp(max=1.0))
@@ -51,7 +53,9 @@ class Adam:
         self.second_moment.mul_(second).addcmul_(gradient, gradient, value=1 - second)
         scale = (self.second_moment / (1 - second**number)).sqrt_().add_(1e-8)
         if basis is None:
-            self.parameters.addcdiv_(direction, scale, value=-rate / (1 - first**number))
+            update = direction / scale
         else:
             update = basis.out_of(direction.div_(scale)[None])[0]
-            self.parameters.add_(update, alpha=-rate / (1 - first**number))
+        if factors is not None:
+            update = update * factors
+        self.parameters.add_(update, alpha=-rate / (1 - first**number))

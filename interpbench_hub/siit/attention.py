@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
-from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, Values
+from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, Slots, Values
+from interpbench_hub.rasp.variables import Variable
 from interpbench_hub.siit.probes import balanced
+from interpbench_hub.transformer import Attention
 
 
 class AttentionTargets:
@@ -25,6 +27,13 @@ class AttentionTargets:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.heads = tuple(variable for variable in case.graph.variables if variable.kind in ("fraction", "aggregate"))
+        self.comparing = tuple(head for head in self.heads if self._compares(head))
+        """The heads that compare what stands at a query with what stands at a key."""
+
+    def _compares(self, head: Variable) -> bool:
+        compared = [self.case.graph[read.variable] for read in head.reads if read.slot != "v"]
+        has_both = len(compared) == 2 and not any(variable.is_positional for variable in compared)
+        return has_both and not self.case.high_level.selects_alike(head)
 
     def selected(
         self, values: Values, lengths: Tensor, source: Values | None = None, edges: Tensor | None = None
@@ -36,29 +45,75 @@ class AttentionTargets:
             selected[:, place] = self.case.high_level.selected(head, values, lengths, source, edges)
         return selected
 
-    def loss(self, scores: Sequence[Tensor], selected: Tensor, there: Tensor) -> Tensor:
+    def compared(self, values: Values, source: Values | None = None, edges: Tensor | None = None) -> Tensor:
+        """Codes that comparing heads compare, their q and their k: [row, comparing head, 2, pos]."""
+        batch, width = next(iter(values.values())).shape
+        compared = torch.zeros(batch, len(self.comparing), 2, width, dtype=torch.long)
+        for place, head in enumerate(self.comparing):
+            codes = self.case.high_level.compared(head, values, source, edges)
+            compared[:, place, 0], compared[:, place, 1] = codes["q"], codes["k"]
+        return compared
+
+    def crossed(self, compared: Tensor, lengths: Tensor) -> Tensor:
+        """What comparing heads select if each row's queries look at the keys of the row before, the first row's at
+        those of the last: [batch, row, comparing head, query, key].
+
+        `compared` [batch, row, comparing head, 2, pos] as `compared` gives them; `lengths` [batch, row].
+        """
+        q, k = compared.unbind(3)
+        q, k, lengths = q.flatten(0, 1), k.roll(1, 1).flatten(0, 1), lengths.roll(1, 1).flatten()
+        width = q.shape[-1]
+        selected = torch.zeros(*q.shape, width, dtype=torch.uint8)
+        for place, head in enumerate(self.comparing):
+            codes: Slots = {"q": q[:, place], "k": k[:, place]}
+            selected[:, place] = self.case.high_level.selects(head, codes, lengths, width)
+        return selected.unflatten(0, compared.shape[:2])
+
+    def loss(self, attention: Sequence[Attention], selected: Tensor, there: Tensor) -> Tensor:
         """Sum over the heads of the mean divergence of their attention from its target, in nats: a scalar.
 
-        `scores` of every layer are [head, row, 1 + key, 1 + query] (`Transformer.run`), `selected` is
+        `attention` is that of every layer (`Transformer.run`) with BOS in front, `selected` is
         [row, head, query, key], `there` [row, query] says which queries are real. Queries whose selection an
         interchange left unclear do not count. In sentences those that select nothing count as much as all others
         together, for there are many more of them.
         """
-        total = scores[0].new_zeros(())
+        total = attention[0].scores.new_zeros(())
         for place, head in enumerate(self.heads):
-            node = self.case.alignment.node_of[head.name]
-            assert node.layer is not None and node.head is not None
-            attention = scores[node.layer][node.head][:, :, 1:].log_softmax(1)
-            chosen = selected[:, place].transpose(1, 2)
-            keys = (chosen == SELECTED).to(attention.dtype)
-            n_keys = keys.sum(1, keepdim=True)
-            bos = torch.ones_like(n_keys) if head.kind == "fraction" else (n_keys == 0).to(keys.dtype)
-            target = torch.cat([bos, keys], dim=1) / (bos + n_keys)
-            # Keys out of reach have a logarithm of -inf, and no share of the target.
-            apart = torch.where(target > 0, target * (target.log() - attention), 0.0).sum(1)
-            counts = (there & ~(chosen == UNCLEAR).any(1)).to(apart.dtype)
-            if self.case.is_language:
-                total = total + (apart * balanced(counts, n_keys[:, 0] == 0)).sum()
-            else:
-                total = total + (apart * counts).sum() / counts.sum().clamp(min=1)
+            layer, number = self._place(head)
+            total = total + self._divergence(head, attention[layer].scores[number], selected[:, place], there)
         return total
+
+    def crossed_loss(self, attention: Sequence[Attention], crossed: Tensor, bias: Tensor, there: Tensor) -> Tensor:
+        """The same of comparing heads if each row's queries look at the keys of the row before: a scalar.
+
+        `crossed` [row, comparing head, query, key] is what they should select, `bias` the attention bias of the rows
+        that the keys are from (`Transformer.attention_bias`).
+        """
+        total = attention[0].scores.new_zeros(())
+        for place, head in enumerate(self.comparing):
+            layer, number = self._place(head)
+            q, k = attention[layer].q[number], attention[layer].k[number]
+            scores = k.roll(1, 0) @ q.transpose(-1, -2) + bias
+            total = total + self._divergence(head, scores, crossed[:, place], there)
+        return total
+
+    def _place(self, head: Variable) -> tuple[int, int]:
+        """Layer and number of the head that implements a variable."""
+        node = self.case.alignment.node_of[head.name]
+        assert node.layer is not None and node.head is not None
+        return node.layer, node.head
+
+    def _divergence(self, head: Variable, scores: Tensor, selected: Tensor, there: Tensor) -> Tensor:
+        """Mean divergence of one head's `scores` [row, 1 + key, 1 + query] from `selected` [row, query, key]."""
+        attention = scores[:, :, 1:].log_softmax(1)
+        chosen = selected.transpose(1, 2)
+        keys = (chosen == SELECTED).to(attention.dtype)
+        n_keys = keys.sum(1, keepdim=True)
+        bos = torch.ones_like(n_keys) if head.kind == "fraction" else (n_keys == 0).to(keys.dtype)
+        target = torch.cat([bos, keys], dim=1) / (bos + n_keys)
+        # Keys out of reach have a logarithm of -inf, and no share of the target.
+        apart = torch.where(target > 0, target * (target.log() - attention), 0.0).sum(1)
+        counts = (there & ~(chosen == UNCLEAR).any(1)).to(apart.dtype)
+        if self.case.is_language:
+            return (apart * balanced(counts, n_keys[:, 0] == 0)).sum()
+        return (apart * counts).sum() / counts.sum().clamp(min=1)

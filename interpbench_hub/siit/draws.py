@@ -53,6 +53,12 @@ class StepDraw(NamedTuple):
     selected: Tensor
     """What the circuit's heads select in every row [plain or intervened row, head, query, key], BOS left out: see
     `AttentionTargets.selected`."""
+    compared: Tensor
+    """What the circuit's comparing heads compare in every row, q and k [plain or intervened row, head, 2, pos]: see
+    `AttentionTargets.compared`."""
+    crossed: Tensor
+    """What comparing heads select if each row's queries look at the keys of the row before, plain and intervened rows
+    apart [plain or intervened row, head, query, key]: see `AttentionTargets.crossed`."""
     ablations: Tensor
     """What replaces in each intervened row: its place in the recipe's ablations, -1 in circuit rows."""
     kinds: Tensor
@@ -120,6 +126,7 @@ class Draws:
             for part, worst in zip(block.of_pairs(self.recipe.n_pairs), replayed, strict=True):
                 # [pair, side or group, ...] -> [step, side or group, pair of the step, ...]
                 part[:, :, : self.n_replayed] = worst.unflatten(0, (BLOCK_STEPS, self.n_replayed)).transpose(1, 2)
+        block = block._replace(crossed=self._crossed(block))
         return StepDraw(*(part.to(self.device) for part in block))
 
     def worst(self, block: StepDraw, losses: Tensor) -> StepDraw:
@@ -172,6 +179,8 @@ class Draws:
         target_variables = variables[:, n_pairs:].repeat(1, recipe.outside_groups, 1, 1)
         selected = [self._selected(values, lengths).unflatten(0, (steps, 2 * n_pairs))]
         target_selected = selected[0][:, n_pairs:].repeat(1, recipe.outside_groups, 1, 1, 1)
+        compared = [self._compared(values, lengths).unflatten(0, (steps, 2 * n_pairs))]
+        target_compared = compared[0][:, n_pairs:].repeat(1, recipe.outside_groups, 1, 1, 1)
         if n_circuit:
 
             def grouped(tensor: Tensor, side: int) -> Tensor:
@@ -188,6 +197,9 @@ class Draws:
             target_variables = torch.cat([probed, target_variables], dim=1)
             of_circuit_rows = self._selected(changed, grouped(lengths, 1), source, exchanged)
             selected.append(of_circuit_rows.unflatten(0, (steps, n_circuit)))
+            compared_rows = self._compared(changed, grouped(lengths, 1), source, exchanged)
+            compared.append(compared_rows.unflatten(0, (steps, n_circuit)))
+        compared = torch.cat([*compared, target_compared], dim=1)
         if is_isolated:
             circuit = circuit | ~self.space.in_circuit
         edges = [edges.reshape(steps, -1, self.space.n_edges) for edges in (circuit, outside)]
@@ -203,6 +215,8 @@ class Draws:
             targets=targets,
             target_variables=target_variables,
             selected=torch.cat([*selected, target_selected], dim=1),
+            compared=compared,
+            crossed=compared.new_zeros(*compared.shape[:3], *compared.shape[-1:] * 2, dtype=torch.uint8),
             ablations=torch.cat([no_kinds, ablations.view(steps, n_outside)], dim=1),
             kinds=torch.cat([exchanges.view(steps, n_circuit), outside_kinds.view(steps, n_outside)], dim=1),
             edge_kinds=torch.cat([no_kinds, edge_kinds.view(steps, n_outside)], dim=1),
@@ -245,3 +259,19 @@ class Draws:
         if self.attention:
             return self.attention.selected(values, lengths, *exchange)
         return torch.zeros(len(lengths), 0, 1, 1, dtype=torch.uint8)
+
+    def _compared(self, values: Values, lengths: Tensor, *exchange: Any) -> Tensor:
+        """What the circuit's comparing heads compare: [row, head, 2, pos]; no head's if nobody is told."""
+        if self.attention and self.recipe.crossed_weight:
+            return self.attention.compared(values, *exchange)
+        return torch.zeros(len(lengths), 0, 2, next(iter(values.values())).shape[1], dtype=torch.long)
+
+    def _crossed(self, block: StepDraw) -> Tensor:
+        """`StepDraw.crossed` of a whole block: the row before may be a replayed one."""
+        if not self.attention or not block.compared.shape[2]:
+            return block.crossed
+        n_plain, n_groups = block.lengths.shape[1], self.recipe.circuit_groups + self.recipe.outside_groups
+        lengths = block.lengths - 1
+        of_bases = lengths[:, self.recipe.n_pairs :].repeat(1, n_groups)
+        parts = zip(block.compared.tensor_split([n_plain], dim=1), (lengths, of_bases), strict=True)
+        return torch.cat([self.attention.crossed(*part) for part in parts], dim=1)

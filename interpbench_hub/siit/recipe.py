@@ -53,10 +53,16 @@ class Recipe:
     is under the interchange."""
     attention_weight: float = 1.0
     """Weight, as a share of `probe_weight`, of the loss of what the circuit's heads attend to."""
+    crossed_weight: float = 1.0
+    """Weight, as a share of `attention_weight`, of the same loss where the queries of one row look at the keys of
+    another: combinations that otherwise only rows with an exchanged q or k have."""
     language_weight: float = 0.1
     """Weight of the loss of predicting every next token, in cases whose inputs are sentences."""
     learning_rate: float = 3e-3
     """Peak learning rate of Adam, which runs in the basis of `Eigenbasis`."""
+    attention_rate: float = 3.0
+    """The learning rate of embeddings and heads as a multiple of `learning_rate`, which is that of MLPs and the
+    unembedding: to tell a key from another, heads need large weights."""
     betas: tuple[float, float] = (0.95, 0.95)
     """Decay rates of Adam's moments."""
     gradient_norm: float = 1.0
@@ -88,6 +94,7 @@ class Recipe:
             "probe_weight",
             "intervened_probe_weight",
             "attention_weight",
+            "crossed_weight",
             "language_weight",
             "warm_up",
             "cool_down",
@@ -95,7 +102,7 @@ class Recipe:
         ):
             if not getattr(self, name) >= 0:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 0")
-        for name in ("learning_rate", "gradient_norm"):
+        for name in ("learning_rate", "attention_rate", "gradient_norm"):
             if not getattr(self, name) > 0:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is above 0")
         shares = ("node_share", "related_share", "rare_share", "replayed_share", "suspect_share", "averaged_share")

@@ -9,6 +9,7 @@ Strict interchange intervention training is due to Gupta et al. 2024 (arXiv:2407
 training to Geiger et al. 2022 (arXiv:2112.00826); doing it edge by edge is this project's.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ from interpbench_hub.siit.pair_run import OutputReader
 from interpbench_hub.siit.probes import Probes
 from interpbench_hub.siit.recipe import Recipe
 from interpbench_hub.siit.training_state import TrainingState
-from interpbench_hub.transformer import Run, Transformer, TransformerConfig
+from interpbench_hub.transformer import Attention, Run, Transformer, TransformerConfig
 
 QUICK_PAIRS, QUICK_EDGE_ROWS = 256, 1_024
 MAX_SUSPECTS = 64
@@ -63,6 +64,12 @@ class Trainer:
         is_told = recipe.probe_weight * recipe.attention_weight > 0
         self.attention = AttentionTargets(case) if is_told else None
         self.basis = Eigenbasis(config.parameter_shapes, self.device)
+        self.rate_factors = torch.cat(
+            [
+                torch.full((math.prod(shape),), recipe.attention_rate if _is_of_attention(name) else 1.0)
+                for name, shape in config.parameter_shapes.items()
+            ]
+        ).to(self.device)
         self.space = EdgeSpace(case, config)
         self.reader = OutputReader(case, self.device)
         variables = tuple(variable.name for variable in self.probes.variables) if recipe.probe_weight else ()
@@ -110,8 +117,8 @@ class Trainer:
         """One step: forward, backward, update."""
         recipe, state, n_pairs = self.recipe, self.state, self.recipe.n_pairs
         draw = self._draw()
-        plain_scores: list[Tensor] = []
-        run = self.model.run(draw.ids, draw.lengths, scores=plain_scores)
+        plain_attention: list[Attention] = []
+        run = self.model.run(draw.ids, draw.lengths, attention=plain_attention)
         plain = self.reader.loss(run.logits, draw.codes, draw.there)
         # Mean over sources plus mean over bases.
         behaviour = plain.sum() / n_pairs * (state.step >= recipe.isolated_steps)
@@ -119,7 +126,7 @@ class Trainer:
             behaviour = behaviour + recipe.language_weight * next_token_loss(run.logits, draw.ids, draw.lengths)
         circuit = outside = torch.zeros((), device=self.device)
         written: dict[int, Tensor] = {}
-        scores: list[Tensor] = []
+        attention: list[Attention] = []
         groups = recipe.circuit_groups + recipe.outside_groups
         if groups:
             logits, written = self.model.interchange_run(
@@ -127,7 +134,7 @@ class Trainer:
                 self._replacement(draw, run),
                 draw.masks,
                 draw.lengths[n_pairs:].repeat(groups),
-                scores=scores,
+                attention=attention,
             )
             losses = self.reader.loss(logits, draw.targets, draw.there[n_pairs:].repeat(groups, 1))
             split = recipe.circuit_groups * n_pairs
@@ -138,25 +145,38 @@ class Trainer:
         loss = behaviour + circuit + outside
         probe_weight = recipe.probe_weight_at(state.step, state.cooling_from)
         if probe_weight:
-            loss = loss + probe_weight * self._help(draw, run, plain_scores, written, scores)
+            loss = loss + probe_weight * self._help(draw, run, plain_attention, written, attention)
         self._update(loss, with_probes=probe_weight > 0 and bool(self.probes.variables))
         return StepLosses(*(float(loss.detach()) for loss in (behaviour, circuit, outside)))
 
     def _help(
-        self, draw: StepDraw, run: Run, plain_scores: list[Tensor], written: dict[int, Tensor], scores: list[Tensor]
+        self,
+        draw: StepDraw,
+        run: Run,
+        plain_attention: list[Attention],
+        written: dict[int, Tensor],
+        attention: list[Attention],
     ) -> Tensor:
         """The losses that only help training, in plain rows and in intervened ones: of probes and of attention."""
         recipe, n_pairs = self.recipe, self.recipe.n_pairs
-        there = draw.there[n_pairs:].repeat(recipe.circuit_groups + recipe.outside_groups, 1)
+        n_groups = recipe.circuit_groups + recipe.outside_groups
+        there = draw.there[n_pairs:].repeat(n_groups, 1)
         total = self.probes.loss(run.senders, draw.variables, draw.there)
         if written and recipe.intervened_probe_weight:
             probed = self.probes.loss(written, draw.target_variables, there)
             total = total + recipe.intervened_probe_weight * probed
         if self.attention:
-            plain, intervened = draw.selected.split([2 * n_pairs, len(there)])
-            attended = self.attention.loss(plain_scores, plain, draw.there)
-            if scores:
-                attended = attended + self.attention.loss(scores, intervened, there)
+            rows = [(plain_attention, slice(2 * n_pairs), draw.lengths, draw.there)]
+            if attention:
+                rows.append((attention, slice(2 * n_pairs, None), draw.lengths[n_pairs:].repeat(n_groups), there))
+            attended = torch.zeros((), device=self.device)
+            for seen, place, lengths, real in rows:
+                attended = attended + self.attention.loss(seen, draw.selected[place], real)
+                if recipe.crossed_weight and self.attention.comparing:
+                    bias = self.model.attention_bias(draw.ids.shape[1], lengths.roll(1, 0))
+                    assert bias is not None
+                    crossed = self.attention.crossed_loss(seen, draw.crossed[place], bias, real)
+                    attended = attended + recipe.crossed_weight * crossed
             total = total + recipe.attention_weight * attended
         return total
 
@@ -208,7 +228,7 @@ class Trainer:
         gradient.zero_()
         loss.backward()
         number, rate = state.step + 1, recipe.rate(state.step, state.cooling_from)
-        state.model.step(gradient, rate, number, recipe.betas, recipe.gradient_norm, self.basis)
+        state.model.step(gradient, rate, number, recipe.betas, recipe.gradient_norm, self.basis, self.rate_factors)
         if with_probes:
             assert self.probes.flat.grad is not None
             state.probes.step(self.probes.flat.grad, rate, number, recipe.betas, recipe.gradient_norm)
@@ -258,6 +278,11 @@ class Trainer:
         # Earlier ones stay, so that they do not come back.
         kept = [suspect for suspect in self.state.suspects if suspect not in found]
         self.state.suspects = [*found, *kept][:MAX_SUSPECTS]
+
+
+def _is_of_attention(name: str) -> bool:
+    """Whether a parameter is part of a head or an embedding."""
+    return ".attn." in name or name.startswith(("embed.", "pos_embed."))
 
 
 def next_token_loss(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
