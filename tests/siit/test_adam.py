@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from interpbench_hub.siit.adam import Adam
+from interpbench_hub.siit.eigenbasis import Eigenbasis
 
 
 def gradients(n_steps: int) -> list[torch.Tensor]:
@@ -36,6 +37,23 @@ def test_updates_are_those_of_torch_on_gradients_clipped_by_torch(norm, betas):
         torch.testing.assert_close(adam.parameters, parameter.detach(), rtol=1e-5, atol=1e-6)
     assert any(clipped) == (norm < 1e6) and not all(clipped)
     assert float((adam.parameters - start).abs().mean()) > 1e-3
+
+
+@pytest.mark.parametrize("has_basis", [False, True])
+def test_factors_multiply_the_learning_rate_parameter_by_parameter(has_basis):
+    factors = torch.tensor([1.0, 3.0, 0.0]).repeat_interleave(torch.tensor([10, 20, 10]))
+    shapes = {"unembed.b_U": (10,), "blocks.0.mlp.W_in": (4, 5), "blocks.0.mlp.b_in": (10,)}
+    bases = [Eigenbasis(shapes, torch.device("cpu")) if has_basis else None for _ in range(2)]
+    plain, scaled = Adam.of(torch.zeros(40)), Adam.of(torch.zeros(40))
+    for number, gradient in enumerate(gradients(20), start=1):
+        given = gradient.float()
+        before = [adam.parameters.clone() for adam in (plain, scaled)]
+        for adam, basis, more in ((plain, bases[0], ()), (scaled, bases[1], (factors,))):
+            adam.step(given.clone(), 0.01, number, (0.9, 0.95), 1.0, basis, *more)
+        moved, moved_scaled = (adam.parameters - old for adam, old in zip((plain, scaled), before, strict=True))
+        torch.testing.assert_close(moved_scaled, factors * moved, rtol=1e-4, atol=1e-6)
+        assert torch.equal(plain.second_moment, scaled.second_moment)
+    assert bool(plain.parameters.any())
 
 
 def test_a_gradient_of_zero_moves_nothing_at_first():

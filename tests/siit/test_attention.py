@@ -1,18 +1,20 @@
 """What the circuit's heads are told to look at: the loss against a loop, and what it never looks at."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
 from interpbench_hub.cases import Case, get_case
+from interpbench_hub.circuit import Edge
 from interpbench_hub.rasp.causal_model import UNCLEAR
 from interpbench_hub.rasp.variables import Variable
 from interpbench_hub.siit.attention import AttentionTargets
 from interpbench_hub.siit.pair_run import to_ids
 from interpbench_hub.siit.sizes import transformer_config
-from interpbench_hub.transformer import Transformer
+from interpbench_hub.transformer import Attention, Transformer
 from tests.slow_model import SlowModel
 
 # Heads that count; a head that looks one up; causal sentences; no head at all.
@@ -26,12 +28,20 @@ def place_of(case: Case, head: Variable) -> tuple[int, int]:
     return node.layer, node.head
 
 
+def by_scores(scores: list[Tensor]) -> list[Attention]:
+    """Attention of which only the scores are looked at."""
+    return [Attention(torch.empty(0), torch.empty(0), of_layer) for of_layer in scores]
+
+
 def slow_loss(
-    targets: AttentionTargets, scores: list[Tensor], chosen: list[dict[str, list[list[int] | None]]]
+    targets: AttentionTargets,
+    heads: Sequence[Variable],
+    scores: Sequence[Tensor],
+    chosen: list[dict[str, list[list[int] | None]]],
 ) -> Tensor:
     """Divergence of the attention from its target, one query at a time: `chosen[row][head][query]` are its keys."""
     total = torch.zeros(())
-    for head in targets.heads:
+    for head in heads:
         layer, number = place_of(targets.case, head)
         apart = []
         for row, of_row in enumerate(chosen):
@@ -54,13 +64,14 @@ def test_the_loss_is_that_of_a_loop_over_queries(case_id):
     case = get_case(case_id)
     targets, model = AttentionTargets(case), Transformer(transformer_config(case))
     inputs, lengths = case.pair_sampler(seed=1).inputs(9)
-    scores: list[Tensor] = []
-    model.run(to_ids(case, inputs, lengths), lengths + 1, scores=scores)
+    attention: list[Attention] = []
+    model.run(to_ids(case, inputs, lengths), lengths + 1, attention=attention)
     there = torch.arange(inputs.shape[1]) < lengths[:, None]
-    found = targets.loss(scores, targets.selected(case.high_level.run(inputs, lengths), lengths), there)
+    found = targets.loss(attention, targets.selected(case.high_level.run(inputs, lengths), lengths), there)
     slow = SlowModel.of(case)
     rows = [[case.vocab[token] for token in row[:n]] for row, n in zip(inputs.tolist(), lengths.tolist(), strict=True)]
-    expected = slow_loss(targets, scores, [slow.selected(row) for row in rows])
+    scores = [of_layer.scores for of_layer in attention]
+    expected = slow_loss(targets, targets.heads, scores, [slow.selected(row) for row in rows])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert bool(found > 0) == bool(targets.heads)
 
@@ -89,8 +100,8 @@ def test_queries_that_are_not_there_or_unclear_do_not_count(case_id):
         }
         for row in range(rows)
     ]
-    found = targets.loss(scores, selected, there)
-    torch.testing.assert_close(found, slow_loss(targets, scores, chosen), rtol=1e-4, atol=1e-5)
+    found = targets.loss(by_scores(scores), selected, there)
+    torch.testing.assert_close(found, slow_loss(targets, targets.heads, scores, chosen), rtol=1e-4, atol=1e-5)
     found.backward()
     places = [place_of(case, head) for head in targets.heads]
     for layer, of_layer in enumerate(scores):
@@ -124,12 +135,12 @@ def test_attention_that_is_just_right_has_no_loss_and_any_other_has_one(case_id)
     there = torch.arange(inputs.shape[1]) < lengths[:, None]
     selected = targets.selected(case.high_level.run(inputs, lengths), lengths)
     scores = perfect_scores(case, targets, selected)
-    assert targets.loss(scores, selected, there).item() == pytest.approx(0, abs=1e-6)
+    assert targets.loss(by_scores(scores), selected, there).item() == pytest.approx(0, abs=1e-6)
     for head in targets.heads:
         layer, number = place_of(case, head)
         kept = scores[layer][number].clone()
         scores[layer][number][0] = 0.0
-        assert targets.loss(scores, selected, there).item() > 1e-3
+        assert targets.loss(by_scores(scores), selected, there).item() > 1e-3
         scores[layer][number].copy_(kept)
     assert len(targets.heads) >= 1
 
@@ -151,4 +162,103 @@ def test_in_sentences_queries_that_select_nothing_count_as_much_as_all_others():
             groups[n_keys == 0].append(math.log((1 + width) / max(n_keys, 1)))
         assert all(groups)
         expected += sum(sum(group) / len(group) for group in groups)
-    assert targets.loss(scores, selected, there).item() == pytest.approx(expected, rel=1e-5)
+    assert targets.loss(by_scores(scores), selected, there).item() == pytest.approx(expected, rel=1e-5)
+
+
+# -- queries that look at the keys of the row before -------------------------------------------------------------------
+
+
+def test_heads_compare_if_both_their_queries_and_their_keys_hold_what_inputs_hold():
+    comparing = {
+        case_id: {head.name for head in AttentionTargets(get_case(case_id)).comparing}
+        for case_id in ("case_3", "case_8", "case_9", "ioi", "first_follower")
+    }
+    assert comparing["case_3"] == comparing["case_8"] == set()
+    # Sorting compares keys with keys; the place of a value is compared with a position.
+    assert comparing["case_9"] == {"target_index_fraction"}
+    # Heads that look at positions only do not.
+    assert comparing["ioi"] == {"duplicate_token", "name_mover"}
+    assert comparing["first_follower"] == {"times_fraction", "follower"}
+
+
+# One that counts, undefined values among what it compares; look-ups; causal.
+COMPARING_IDS = ("case_9", "case_21", "first_follower", "bigram_share")
+
+
+def crossed_by_loop(
+    case: Case, head: Variable, own: dict[str, list], before: dict[str, list]
+) -> list[list[int] | None]:
+    """What the queries of a row select among the keys of the row before: variables' values by position."""
+    q, k = head.read_in("q"), head.read_in("k")
+    assert head.selects and q and k
+    return [
+        [key for key, held in enumerate(before[k]) if head.selects(held, asked) and not (case.causal and key > query)]
+        for query, asked in enumerate(own[q])
+    ]
+
+
+@pytest.mark.parametrize("case_id", COMPARING_IDS)
+def test_crossed_rows_select_and_lose_as_a_loop_says(case_id):
+    case = get_case(case_id)
+    targets, model = AttentionTargets(case), Transformer(transformer_config(case), seed=3)
+    inputs, lengths = case.pair_sampler(seed=4).inputs(14)
+    values = case.high_level.run(inputs, lengths)
+    slow = SlowModel.of(case)
+    rows = [[case.vocab[token] for token in row[:n]] for row, n in zip(inputs.tolist(), lengths.tolist(), strict=True)]
+    held = [{**slow.values(row), "tokens": row} for row in rows]
+    # Two batches: rows of one never look at the other's.
+    found = targets.crossed(targets.compared(values).unflatten(0, (2, 7)), lengths.view(2, 7)).flatten(0, 1)
+    before = [6, *range(6), 13, *range(7, 13)]
+    assert targets.comparing and len(set(lengths.tolist())) > 1
+    chosen: list[dict[str, list[list[int] | None]]] = []
+    for row, other in enumerate(before):
+        chosen.append({})
+        for place, head in enumerate(targets.comparing):
+            expected = crossed_by_loop(case, head, held[row], held[other])
+            chosen[-1][head.name] = expected
+            selected = found[row, place, : len(rows[row])]
+            assert [keys.nonzero()[:, 0].tolist() for keys in selected] == expected
+    assert bool(found.any())
+
+    attention: list[Attention] = []
+    model.run(to_ids(case, inputs, lengths), lengths + 1, attention=attention)
+    # One batch now: the first row looks at the last.
+    crossed = targets.crossed(targets.compared(values)[None], lengths[None])[0]
+    there = torch.arange(inputs.shape[1]) < lengths[:, None]
+    bias = model.attention_bias(1 + inputs.shape[1], lengths.roll(1) + 1)
+    assert bias is not None
+    loss = targets.crossed_loss(attention, crossed, bias, there)
+    width = 1 + inputs.shape[1]
+    scores = [torch.full(of_layer.scores.shape, -torch.inf) for of_layer in attention]
+    for of_layer, (q, k, _) in zip(scores, attention, strict=True):
+        for row in range(14):
+            for query in range(width):
+                for key in range(1 + int(lengths[row - 1])):
+                    if not (case.causal and key > query):
+                        of_layer[:, row, key, query] = (k[:, row - 1, key] * q[:, row, query]).sum(-1)
+    chosen = [
+        {head.name: crossed_by_loop(case, head, held[row], held[row - 1]) for head in targets.comparing}
+        for row in range(14)
+    ]
+    expected = slow_loss(targets, targets.comparing, scores, chosen)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case_id", ["ioi", "ioi_full"])
+def test_crossed_sentences_select_what_an_exchange_of_the_keys_selects(case_id):
+    case = get_case(case_id)
+    targets, high_level = AttentionTargets(case), case.high_level
+    inputs, lengths = case.pair_sampler(seed=5, split="train").inputs(400)
+    # Of one length: an exchange keeps the base's length, a crossing that of the keys' row.
+    rows = lengths == lengths.mode().values
+    inputs, lengths = inputs[rows], lengths[rows]
+    values = high_level.run(inputs, lengths)
+    source = {name: codes.roll(1, 0) for name, codes in values.items()}
+    found = targets.crossed(targets.compared(values)[None], lengths[None])[0]
+    for place, head in enumerate(targets.comparing):
+        key = next(read for read in head.reads if read.slot == "k")
+        edge = Edge(case.alignment.node_of[key.variable], case.alignment.node_of[head.name], "k")
+        edges = torch.zeros(len(lengths), len(high_level.circuit), dtype=torch.bool)
+        edges[:, high_level.edge_index[edge]] = True
+        assert torch.equal(found[:, place].long(), high_level.selected(head, values, lengths, source, edges).long())
+    assert bool((found == 1).any())

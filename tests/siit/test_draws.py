@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interpbench_hub.cases import Case, get_case
 from interpbench_hub.cases.pairs import in_split
+from interpbench_hub.rasp.causal_model import Slots
 from interpbench_hub.siit import RECIPES, Recipe
 from interpbench_hub.siit.attention import AttentionTargets
 from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
@@ -20,7 +21,8 @@ from interpbench_hub.siit.sizes import transformer_config
 EDGE_SIIT, SIIT, BEHAVIOUR = (RECIPES[name].changed(n_pairs=5) for name in ("edge-siit", "siit", "behaviour"))
 N_PAIRS = 5
 CPU = torch.device("cpu")
-# A head after an MLP; one before it, undefined outputs; two heads; no head at all; heads and MLPs in a row.
+# A head after an MLP; one before it, undefined outputs; two heads; no head at all; heads and MLPs in a row, one of them
+# comparing what inputs hold.
 CASE_IDS = ("case_3", "case_13", "case_4", "case_8", "case_21")
 
 
@@ -56,6 +58,28 @@ def edges_of(space: EdgeSpace, mask: Tensor) -> set[int]:
     assert set(mask.unique().tolist()) <= {0.0, 1.0}
     of_place = {place: at for at, place in enumerate(zip(space.receiver.tolist(), space.sender.tolist(), strict=True))}
     return {of_place[receiver, sender] for receiver, sender in mask.nonzero().tolist()}
+
+
+def test_crossed_rows_look_at_the_row_before_in_their_step_and_side_replayed_ones_included():
+    draws = draws_of("case_21")
+    assert draws.attention
+    (head,) = draws.attention.comparing
+    first = draws.block(0, even(draws), None)
+    worst = draws.worst(first, torch.rand(BLOCK_STEPS, N_PAIRS, generator=torch.Generator().manual_seed(0)))
+    for block in (first, draws.block(1, even(draws), worst)):
+        n_groups = block.masks.shape[1] // N_PAIRS
+        lengths = torch.cat([block.lengths, block.lengths[:, N_PAIRS:].repeat(1, n_groups)], dim=1) - 1
+        for step in (0, 3, BLOCK_STEPS - 1):
+            for start, stop in ((0, 2 * N_PAIRS), (2 * N_PAIRS, lengths.shape[1])):
+                for row in range(start, stop):
+                    before = row - 1 if row > start else stop - 1
+                    q, k = block.compared[step, row, 0, 0], block.compared[step, before, 0, 1]
+                    n = lengths[step, before : before + 1]
+                    slots: Slots = {"q": q[None], "k": k[None]}
+                    expected = draws.case.high_level.selects(head, slots, n, len(q))
+                    assert torch.equal(block.crossed[step, row], expected.to(torch.uint8))
+    # Without them nothing is kept.
+    assert not draws_of("case_21", EDGE_SIIT.changed(crossed_weight=0.0)).block(0, even(draws), None).crossed.numel()
 
 
 # -- every row ---------------------------------------------------------------------------------------------------------
@@ -117,6 +141,8 @@ def test_targets_of_circuit_rows_are_those_of_each_row_alone(case_id, recipe):
             looked_at = AttentionTargets(case).selected(variables, *alone[1:])[0]
             found = block.selected[step, 2 * N_PAIRS + row]
             assert torch.equal(found[:, :n, :n], looked_at) and not bool(found[:, :, n:].any())
+            compared = AttentionTargets(case).compared(variables, alone[2], alone[3])[0]
+            assert torch.equal(block.compared[step, 2 * N_PAIRS + row, :, :, :n], compared)
     assert seen == ({"edge", "node"} if recipe.node_share < 1 else {"node"})
 
 

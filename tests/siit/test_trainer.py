@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from interpbench_hub.siit.draws import BLOCK_STEPS, StepDraw
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.siit.trainer import MAX_SUSPECTS, Trainer, better, next_token_loss
 from interpbench_hub.siit.training_state import TrainingState
-from interpbench_hub.transformer import Run
+from interpbench_hub.transformer import Attention, Run
 from tests.hooked import Senders, make_hooked_transformer, run_by_row, senders_of
 from tests.slow_model import AMBIGUOUS, SlowModel
 from tests.small_ioi import small_config
@@ -55,6 +56,18 @@ def noted_draws(monkeypatch, trainer: Trainer) -> list[StepDraw]:
     return drawn
 
 
+def vectors_padded(vectors: Tensor, width: int) -> Tensor:
+    """[1, pos, head, d_head] -> [head, 1, width, d_head]."""
+    return F.pad(vectors.permute(2, 0, 1, 3), (0, 0, 0, width - vectors.shape[1]))
+
+
+def scores_padded(scores: Tensor, width: int) -> Tensor:
+    """[1, head, query, key] -> [1, head, width, width], key before query."""
+    missing = width - scores.shape[-1]
+    scores = F.pad(scores, (0, missing), value=-torch.inf)
+    return F.pad(scores, (0, 0, 0, missing)).transpose(2, 3)
+
+
 def noted_row_losses(monkeypatch, trainer: Trainer) -> list[Tensor]:
     """The losses of all plain rows of a step, then those of its intervened rows, and so on."""
     losses: list[Tensor] = []
@@ -77,10 +90,13 @@ class SlowStep:
     def __init__(self, trainer: Trainer, draw: StepDraw) -> None:
         self.trainer, self.case, self.draw, self.n = trainer, trainer.case, draw, trainer.recipe.n_pairs
         self.hooked = make_hooked_transformer(trainer.config.to_dict(), trainer.model.state_dict())
-        self.scores: list[list[Tensor]] = []
-        """Attention scores of every run of a row by layer, [1, head, query, key]: sources, bases, intervened rows."""
-        for layer in range(trainer.config.n_layers):
-            self.hooked.add_hook(f"blocks.{layer}.attn.hook_attn_scores", self._note_scores, is_permanent=True)
+        self.seen: dict[str, list[list[Tensor]]] = {"q": [], "k": [], "attn_scores": []}
+        """Queries and keys [1, pos, head, d_head] and attention scores [1, head, query, key] of every run of a row by
+        layer: sources, bases, intervened rows."""
+        for kind, seen in self.seen.items():
+            for layer in range(trainer.config.n_layers):
+                note = partial(self._note, seen)
+                self.hooked.add_hook(f"blocks.{layer}.attn.hook_{kind}", note, is_permanent=True)
         # Sources, then bases.
         self.words = [
             [self.case.vocab[token] for token in ids[1:length].tolist()]
@@ -90,10 +106,10 @@ class SlowStep:
         self.exchanged: list[Senders] = []
         self.slow_model = SlowModel.of(self.case)
 
-    def _note_scores(self, tensor: Tensor, *, hook: Any) -> None:
+    def _note(self, seen: list[list[Tensor]], tensor: Tensor, *, hook: Any) -> None:
         if hook.layer() == 0:
-            self.scores.append([])
-        self.scores[-1].append(tensor)
+            seen.append([])
+        seen[-1].append(tensor)
 
     def losses(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of behaviour, of circuit rows and of outside rows, each summed over groups and averaged over pairs."""
@@ -152,26 +168,40 @@ class SlowStep:
         return self.probe_loss() + self.trainer.recipe.attention_weight * self.attention_loss()
 
     def attention_loss(self) -> Tensor:
-        draw, width, attention = self.draw, self.trainer.config.n_ctx, self.trainer.attention
+        draw, config, attention = self.draw, self.trainer.config, self.trainer.attention
+        width = config.n_ctx
         if attention is None:
             return torch.zeros(())
 
-        def padded(scores: Tensor) -> Tensor:
-            missing = width - scores.shape[-1]
-            scores = F.pad(scores, (0, missing), value=-torch.inf)
-            return F.pad(scores, (0, 0, 0, missing)).transpose(2, 3)
-
         # `losses` runs the plain rows once more.
-        plain, intervened = self.scores[: 2 * self.n], self.scores[4 * self.n :]
-        assert len(intervened) == len(draw.masks)
-        parts = [(plain, draw.selected[: 2 * self.n], draw.there)]
-        if intervened:
-            bases = draw.there[self.n :].repeat(len(draw.masks) // self.n, 1)
-            parts.append((intervened, draw.selected[2 * self.n :], bases))
+        rows = {kind: (seen[: 2 * self.n], seen[4 * self.n :]) for kind, seen in self.seen.items()}
+        n_groups = len(draw.masks) // self.n
+        plain, intervened = slice(2 * self.n), slice(2 * self.n, None)
         total = torch.zeros(())
-        for rows, selected, there in parts:
-            layers = [torch.cat([padded(scores) for scores in of_layer], 0) for of_layer in zip(*rows, strict=True)]
-            total = total + attention.loss([scores.transpose(0, 1) for scores in layers], selected, there)
+        for side, of_side in enumerate((plain, intervened)):
+            if not len(draw.selected[of_side]):
+                continue
+            seen = {kind: of_kind[side] for kind, of_kind in rows.items()}
+            there = draw.there[self.n :].repeat(n_groups, 1) if side else draw.there
+            assert len(there) == len(seen["q"])
+            layers = [
+                Attention(
+                    torch.cat([vectors_padded(row[layer], width) for row in seen["q"]], 1) / config.d_head**0.5,
+                    torch.cat([vectors_padded(row[layer], width) for row in seen["k"]], 1),
+                    torch.cat([scores_padded(row[layer], width) for row in seen["attn_scores"]], 0).transpose(0, 1),
+                )
+                for layer in range(config.n_layers)
+            ]
+            total = total + attention.loss(layers, draw.selected[of_side], there)
+            # Keys end where the row before does.
+            ends = [row[0].shape[1] for row in seen["k"]]
+            bias = torch.zeros(len(ends), width, width)
+            for row in range(len(ends)):
+                bias[row, ends[row - 1] :] = -torch.inf
+            if self.case.causal:
+                bias = bias + torch.full((width, width), -torch.inf).tril(-1)
+            crossed = attention.crossed_loss(layers, draw.crossed[of_side], bias, there)
+            total = total + self.trainer.recipe.crossed_weight * crossed
         return total
 
     def probe_loss(self) -> Tensor:
@@ -202,7 +232,7 @@ class SlowStep:
         return list(self.trainer.model.parameters.items())
 
 
-@pytest.mark.parametrize("case_id", ["case_3", "case_13"])
+@pytest.mark.parametrize("case_id", ["case_3", "case_13", "case_18"])
 @RECIPES_OF_THREE
 def test_losses_and_gradient_of_a_step_are_those_of_a_slow_step_row_by_row(case_id, recipe, monkeypatch):
     # Nothing is clipped, so that the gradient can be seen.
@@ -380,26 +410,36 @@ def test_means_are_those_of_each_position_over_the_rows_that_reach_it():
 
 
 def test_an_update_is_that_of_adam_on_the_clipped_gradient_for_model_and_probes_by_themselves(monkeypatch):
-    trainer = trainer_of("case_3", EDGE_SIIT.changed(gradient_norm=0.5, warm_up=3, steady_steps=4))
+    trainer = trainer_of("case_3", EDGE_SIIT.changed(gradient_norm=0.5, warm_up=3, steady_steps=4, attention_rate=2.5))
     recipe, flat = trainer.recipe, trainer.model.flat
+    of_attention = torch.cat(
+        [
+            torch.full((parameter.numel(),), name.split(".")[-2] in ("embed", "pos_embed", "attn"))
+            for name, parameter in trainer.model.parameters.items()
+        ]
+    )
+    assert 0.2 < float(of_attention.float().mean()) < 0.8
     given = []
     monkeypatch.setattr(trainer.state.probes, "step", lambda gradient, *rest: given.append((gradient.clone(), rest)))
-    parameter = torch.nn.Parameter(flat.detach().clone())
-    adam = torch.optim.Adam([parameter], betas=recipe.betas, eps=1e-8)
+    sides = (~of_attention, of_attention)
+    parameters = [torch.nn.Parameter(flat.detach()[side]) for side in sides]
+    adam = torch.optim.Adam([{"params": [parameter]} for parameter in parameters], betas=recipe.betas, eps=1e-8)
     for step in range(8):
         trainer.step()
         assert flat.grad is not None
         # Clipped in place.
         assert float(flat.grad.norm()) <= 0.5 + 1e-5
-        parameter.grad = flat.grad.clone()
-        adam.param_groups[0]["lr"] = recipe.rate(step)
+        for parameter, side, group, factor in zip(parameters, sides, adam.param_groups, (1.0, 2.5), strict=True):
+            parameter.grad = flat.grad[side]
+            group["lr"] = factor * recipe.rate(step)
         adam.step()
-        torch.testing.assert_close(flat.detach(), parameter.detach(), atol=1e-6, rtol=1e-5)
+        for parameter, side in zip(parameters, sides, strict=True):
+            torch.testing.assert_close(flat.detach()[side], parameter.detach(), atol=1e-6, rtol=1e-5)
+            with torch.no_grad():
+                parameter.copy_(flat[side])
         gradient, rest = given[step]
         assert rest == (recipe.rate(step), step + 1, recipe.betas, 0.5)
         assert gradient.shape == trainer.probes.flat.shape and bool(gradient.any())
-        with torch.no_grad():
-            parameter.copy_(flat)
     assert trainer.state.step == 8
 
 
