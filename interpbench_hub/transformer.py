@@ -396,6 +396,13 @@ class Transformer:
         """The residual stream after a layer's heads, the attention bias included."""
         return resid + heads.sum(0) + self._leaves[f"blocks.{layer}.attn.b_O"]
 
+    def mlp_input(self, run: Run, layer: int) -> Tensor:
+        """The residual stream [row, pos, d_model] that a layer's MLP read in a run."""
+        resid = run.senders[: self.config.senders_before(layer) + self.config.n_heads].sum(0)
+        for at in range(layer + 1):
+            resid = resid + self._leaves[f"blocks.{at}.attn.b_O"]
+        return resid
+
     def mlp(self, resid: Tensor, layer: int) -> Tensor:
         """What an MLP writes for its input [row, pos, d]."""
         p, at = self._leaves, f"blocks.{layer}.mlp."

@@ -18,6 +18,7 @@ from interpbench_hub.cases.pairs import Pairs, real_positions, seeded
 from interpbench_hub.rasp.causal_model import Values
 from interpbench_hub.siit.attention import AttentionTargets
 from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, EdgeSpace, InterventionDraw
+from interpbench_hub.siit.mixing import Mixing
 from interpbench_hub.siit.pair_run import to_ids
 from interpbench_hub.siit.rarity import Rarity
 from interpbench_hub.siit.recipe import Recipe
@@ -59,6 +60,10 @@ class StepDraw(NamedTuple):
     crossed: Tensor
     """What comparing heads select if each row's queries look at the keys of the row before, plain and intervened rows
     apart [plain or intervened row, head, query, key]: see `AttentionTargets.crossed`."""
+    mixed: Tensor
+    """Which edges into the MLPs of `Mixing` carry what they carry in the row before [source and base, edge]."""
+    mixed_codes: Tensor
+    """Codes that the variables of these MLPs should have then [source and base, variable, pos]."""
     ablations: Tensor
     """What replaces in each intervened row: its place in the recipe's ablations, -1 in circuit rows."""
     kinds: Tensor
@@ -83,10 +88,11 @@ class Draws:
         seed: int,
         variables: tuple[str, ...],
         attention: AttentionTargets | None,
+        mixing: Mixing | None,
         device: torch.device,
     ) -> None:
         self.case, self.space, self.recipe, self.seed = case, space, recipe, seed
-        self.variables, self.attention, self.device = variables, attention, device
+        self.variables, self.attention, self.mixing, self.device = variables, attention, mixing, device
         self.sampler = case.pair_sampler(seed=f"train {seed}", split="train", related=recipe.related_share)
         self.interventions = InterventionDraw(space)
         wants_rare = recipe.rare_share and recipe.circuit_groups and any(v.reads for v in case.graph.variables)
@@ -126,7 +132,7 @@ class Draws:
             for part, worst in zip(block.of_pairs(self.recipe.n_pairs), replayed, strict=True):
                 # [pair, side or group, ...] -> [step, side or group, pair of the step, ...]
                 part[:, :, : self.n_replayed] = worst.unflatten(0, (BLOCK_STEPS, self.n_replayed)).transpose(1, 2)
-        block = block._replace(crossed=self._crossed(block))
+        block = block._replace(crossed=self._crossed(block), **self._mixed(number, block))
         return StepDraw(*(part.to(self.device) for part in block))
 
     def worst(self, block: StepDraw, losses: Tensor) -> StepDraw:
@@ -217,6 +223,10 @@ class Draws:
             selected=torch.cat([*selected, target_selected], dim=1),
             compared=compared,
             crossed=compared.new_zeros(*compared.shape[:3], *compared.shape[-1:] * 2, dtype=torch.uint8),
+            mixed=torch.zeros(steps, 2 * n_pairs, self.mixing.n_edges if self.mixing else 0, dtype=torch.bool),
+            mixed_codes=codes.new_zeros(
+                *codes.shape[:2], self.mixing.n_variables if self.mixing else 0, codes.shape[2]
+            ),
             ablations=torch.cat([no_kinds, ablations.view(steps, n_outside)], dim=1),
             kinds=torch.cat([exchanges.view(steps, n_circuit), outside_kinds.view(steps, n_outside)], dim=1),
             edge_kinds=torch.cat([no_kinds, edge_kinds.view(steps, n_outside)], dim=1),
@@ -275,3 +285,15 @@ class Draws:
         of_bases = lengths[:, self.recipe.n_pairs :].repeat(1, n_groups)
         parts = zip(block.compared.tensor_split([n_plain], dim=1), (lengths, of_bases), strict=True)
         return torch.cat([self.attention.crossed(*part) for part in parts], dim=1)
+
+    def _mixed(self, number: int, block: StepDraw) -> dict[str, Tensor]:
+        """`StepDraw.mixed` and `mixed_codes` of a whole block: the row before may be a replayed one."""
+        if not self.mixing or not block.mixed.shape[2]:
+            return {}
+        generator = torch.Generator().manual_seed(seeded("mixed", self.seed, number))
+        mixed = torch.rand(block.mixed.shape, generator=generator) < 0.5
+        tokens, lengths = block.ids[..., 1:].masked_fill(~block.there, 0).flatten(0, 1), block.lengths.flatten() - 1
+        values = self.case.high_level.run(tokens, lengths)
+        before = {name: codes.unflatten(0, mixed.shape[:2]).roll(1, 1).flatten(0, 1) for name, codes in values.items()}
+        codes = self.mixing.codes(tokens, lengths, before, mixed.flatten(0, 1))
+        return {"mixed": mixed, "mixed_codes": codes.unflatten(0, mixed.shape[:2])}

@@ -9,7 +9,7 @@ the keys of one input with the queries of another are combinations that no plain
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,8 @@ class Probes:
         ]
         self.flat = torch.cat([*parts, torch.zeros(0)]).to(device).requires_grad_()
         self._shapes = [(d_model + 1, width) for width in widths]
+        self._starts = [sum(d * width for d, width in self._shapes[:place]) for place in range(len(widths))]
+        self._place_of = {variable.name: place for place, variable in enumerate(self.variables)}
 
     def loss(self, senders: Tensor | Mapping[int, Tensor], codes: Tensor, there: Tensor) -> Tensor:
         """Sum over the variables of the mean loss of reading them: a scalar.
@@ -61,23 +63,32 @@ class Probes:
         `codes` [row, variable, pos], `there` [row, pos].
         """
         total = self.flat.new_zeros(())
-        at = 0
-        for place, (d, width) in enumerate(self._shapes):
-            weight = self.flat[at : at + d * width].view(d, width)
-            at += d * width
-            written, code = senders[self._senders[place]][:, 1:].flatten(0, 1), codes[:, place].flatten()
-            read = torch.addmm(weight[-1], written, weight[:-1])
-            numbers, variable = self._numbers[place], self.variables[place]
-            if numbers is None:
-                counts = (there.flatten() & (code < width)).to(read.dtype)
-                each = F.cross_entropy(read, code.clamp(max=width - 1), reduction="none")
-                if self._is_language and variable.may_be_undefined:
-                    counts = balanced(counts, code == variable.undefined)
-            else:
-                counts = there.flatten() & (code < len(numbers))
-                each = (read[:, 0] - numbers[code.clamp(max=len(numbers) - 1)]) ** 2
-            total = total + (each * counts).sum() / counts.sum().clamp(min=1)
+        for place, sender in enumerate(self._senders):
+            total = total + self._loss(place, senders[sender], codes[:, place], there)
         return total
+
+    def loss_of(self, variables: Sequence[str], written: Tensor, codes: Tensor, there: Tensor) -> Tensor:
+        """The same of some variables of one node, which wrote `written` [row, 1 + pos, d_model]."""
+        total = self.flat.new_zeros(())
+        for place, name in enumerate(variables):
+            total = total + self._loss(self._place_of[name], written, codes[:, place], there)
+        return total
+
+    def _loss(self, place: int, written: Tensor, codes: Tensor, there: Tensor) -> Tensor:
+        """Mean loss of reading one variable, `codes` [row, pos], off what its node wrote."""
+        variable, numbers, (d, width) = self.variables[place], self._numbers[place], self._shapes[place]
+        weight = self.flat[self._starts[place] : self._starts[place] + d * width].view(d, width)
+        code = codes.flatten()
+        read = torch.addmm(weight[-1], written[:, 1:].flatten(0, 1), weight[:-1])
+        if numbers is None:
+            counts = (there.flatten() & (code < width)).to(read.dtype)
+            each = F.cross_entropy(read, code.clamp(max=width - 1), reduction="none")
+            if self._is_language and variable.may_be_undefined:
+                counts = balanced(counts, code == variable.undefined)
+        else:
+            counts = there.flatten() & (code < len(numbers))
+            each = (read[:, 0] - numbers[code.clamp(max=len(numbers) - 1)]) ** 2
+        return (each * counts).sum() / counts.sum().clamp(min=1)
 
 
 def balanced(counts: Tensor, is_undefined: Tensor) -> Tensor:

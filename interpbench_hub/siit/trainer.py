@@ -27,6 +27,7 @@ from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
 from interpbench_hub.siit.eigenbasis import Eigenbasis
 from interpbench_hub.siit.interventions import EdgeSpace
 from interpbench_hub.siit.measure import QuickCheck, quick_check
+from interpbench_hub.siit.mixing import Mixing
 from interpbench_hub.siit.pair_run import OutputReader
 from interpbench_hub.siit.probes import Probes
 from interpbench_hub.siit.recipe import Recipe
@@ -73,7 +74,9 @@ class Trainer:
         self.space = EdgeSpace(case, config)
         self.reader = OutputReader(case, self.device)
         variables = tuple(variable.name for variable in self.probes.variables) if recipe.probe_weight else ()
-        self.draws = Draws(case, self.space, recipe, seed, variables, self.attention, self.device)
+        is_mixed = recipe.probe_weight * recipe.crossed_weight > 0
+        self.mixing = Mixing(case, config, variables) if is_mixed else None
+        self.draws = Draws(case, self.space, recipe, seed, variables, self.attention, self.mixing, self.device)
         self._block: tuple[int, StepDraw] | None = None
         self.state = TrainingState(
             identity={
@@ -165,6 +168,9 @@ class Trainer:
         if written and recipe.intervened_probe_weight:
             probed = self.probes.loss(written, draw.target_variables, there)
             total = total + recipe.intervened_probe_weight * probed
+        if self.mixing and self.mixing.mlps:
+            mixed = self.mixing.loss(self.model, self.probes, run, draw.mixed, draw.mixed_codes, draw.there)
+            total = total + recipe.crossed_weight * mixed
         if self.attention:
             rows = [(plain_attention, slice(2 * n_pairs), draw.lengths, draw.there)]
             if attention:
