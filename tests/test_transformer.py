@@ -136,6 +136,16 @@ def test_senders_are_what_the_hooks_see(config):
 
 @of_all_kinds
 @torch.no_grad()
+def test_what_mlps_read_is_what_the_hooks_see(config):
+    model, tokens = random_model(config), random_tokens(config, 4)
+    run = model.run(tokens)
+    _, cache = hooked_transformer(model).run_with_cache(tokens)
+    for layer in range(config.n_layers):
+        assert_same(model.mlp_input(run, layer), cache["resid_mid", layer])
+
+
+@of_all_kinds
+@torch.no_grad()
 def test_an_interchange_with_its_own_edges_for_each_row_is_the_same_patch_made_by_hooks(config):
     model, rows = random_model(config), 7
     hooked, edges = hooked_transformer(model), random_edges(config, rows)

@@ -16,10 +16,13 @@ from interpbench_hub.siit import RECIPES, Recipe
 from interpbench_hub.siit.attention import AttentionTargets
 from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
 from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, EdgeSpace
+from interpbench_hub.siit.mixing import Mixing
 from interpbench_hub.siit.sizes import transformer_config
 
 EDGE_SIIT, SIIT, BEHAVIOUR = (RECIPES[name].changed(n_pairs=5) for name in ("edge-siit", "siit", "behaviour"))
 N_PAIRS = 5
+OF_THE_ROW_BEFORE = {"crossed", "mixed", "mixed_codes"}
+"""What hangs on the row before as well, so that it is anew wherever a pair comes again."""
 CPU = torch.device("cpu")
 # A head after an MLP; one before it, undefined outputs; two heads; no head at all; heads and MLPs in a row, one of them
 # comparing what inputs hold.
@@ -29,7 +32,9 @@ CASE_IDS = ("case_3", "case_13", "case_4", "case_8", "case_21")
 def draws_of(case_id: str, recipe: Recipe = EDGE_SIIT, seed: int = 0) -> Draws:
     case = get_case(case_id)
     variables = tuple(v.name for v in case.graph.variables if v.reads)
-    return Draws(case, EdgeSpace(case, transformer_config(case)), recipe, seed, variables, AttentionTargets(case), CPU)
+    config = transformer_config(case)
+    mixing = Mixing(case, config, variables)
+    return Draws(case, EdgeSpace(case, config), recipe, seed, variables, AttentionTargets(case), mixing, CPU)
 
 
 def even(draws: Draws) -> Tensor:
@@ -80,6 +85,29 @@ def test_crossed_rows_look_at_the_row_before_in_their_step_and_side_replayed_one
                     assert torch.equal(block.crossed[step, row], expected.to(torch.uint8))
     # Without them nothing is kept.
     assert not draws_of("case_21", EDGE_SIIT.changed(crossed_weight=0.0)).block(0, even(draws), None).crossed.numel()
+
+
+def test_mixed_rows_read_from_the_row_before_in_their_step_replayed_ones_included():
+    draws = draws_of("modular_sum")
+    case, mixing = draws.case, draws.mixing
+    assert mixing
+    first = draws.block(0, even(draws), None)
+    worst = draws.worst(first, torch.rand(BLOCK_STEPS, N_PAIRS, generator=torch.Generator().manual_seed(0)))
+    second = draws.block(1, even(draws), worst)
+    for block in (first, second):
+        assert block.mixed.shape == (BLOCK_STEPS, 2 * N_PAIRS, 5)
+        assert 0.4 < float(block.mixed.float().mean()) < 0.6
+        for step in (0, 7, BLOCK_STEPS - 1):
+            for row in range(2 * N_PAIRS):
+                lengths = block.lengths[step, [row, row - 1]] - 1
+                n = int(lengths.min())
+                own, before = (block.ids[step, place, None, 1 : 1 + n] for place in (row, row - 1))
+                alone = torch.tensor([n])
+                values = case.high_level.run(before, alone)
+                expected = mixing.codes(own, alone, values, block.mixed[step, row : row + 1])
+                if case.causal or bool((lengths == n).all()):
+                    assert torch.equal(block.mixed_codes[step, row, :, :n], expected[0])
+    assert not torch.equal(first.mixed, second.mixed)
 
 
 # -- every row ---------------------------------------------------------------------------------------------------------
@@ -246,12 +274,14 @@ def test_isolated_steps_replace_everything_outside_the_circuit_in_every_row(case
 def test_without_probes_no_variables_and_no_selections_are_kept():
     case = get_case("case_13")
     space = EdgeSpace(case, transformer_config(case))
-    draws = Draws(case, space, EDGE_SIIT, 0, (), None, CPU)
+    draws = Draws(case, space, EDGE_SIIT, 0, (), None, None, CPU)
     block = draws.block(0, even(draws), None)
     assert block.variables.shape == (BLOCK_STEPS, 2 * N_PAIRS, 0, case.max_len - 1)
     assert block.target_variables.shape == (BLOCK_STEPS, 5 * N_PAIRS, 0, case.max_len - 1)
     assert block.selected.shape == (BLOCK_STEPS, 7 * N_PAIRS, 0, 1, 1)
-    kept = [name for name in StepDraw._fields if name not in ("variables", "target_variables", "selected")]
+    without = {"variables", "target_variables", "selected", "compared", *OF_THE_ROW_BEFORE}
+    assert block.crossed.shape[2] == block.mixed.shape[2] == block.mixed_codes.shape[2] == 0
+    kept = [name for name in StepDraw._fields if name not in without]
     other = first_block("case_13", EDGE_SIIT)[1]
     assert all(torch.equal(getattr(block, name), getattr(other, name)) for name in kept)
 
@@ -405,7 +435,8 @@ def test_replayed_pairs_come_back_with_identical_rows_and_the_rest_is_drawn_anew
 
     def rows_of(drawn: StepDraw, step: int, pair: int) -> tuple[Any, ...]:
         """All that belongs to one pair of a step: of its source, its base and its rows in every group."""
-        return tuple(str(part[step, pair::N_PAIRS].tolist()) for part in drawn)
+        own = (part for name, part in drawn._asdict().items() if name not in OF_THE_ROW_BEFORE)
+        return tuple(str(part[step, pair::N_PAIRS].tolist()) for part in own)
 
     limit = losses.flatten().sort(descending=True).values[BLOCK_STEPS * n_replayed - 1]
     expected = [rows_of(block, step, pair) for step, pair in (losses >= limit).nonzero().tolist()]

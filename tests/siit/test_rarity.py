@@ -78,7 +78,7 @@ def test_surprise_is_what_a_count_of_tuples_says(case_id):
 
 def draws_of(case_id: str, **changes: Any) -> Draws:
     space = space_of(case_id)
-    return Draws(space.case, space, RECIPE.changed(**changes), 0, (), None, torch.device("cpu"))
+    return Draws(space.case, space, RECIPE.changed(**changes), 0, (), None, None, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("case_id", CASE_IDS)

@@ -165,7 +165,30 @@ class SlowStep:
 
     def help_loss(self) -> Tensor:
         """Losses of probes and attention (see their tests) on what hooks see in all rows; `losses` comes first."""
-        return self.probe_loss() + self.trainer.recipe.attention_weight * self.attention_loss()
+        recipe = self.trainer.recipe
+        helped = self.probe_loss() + recipe.attention_weight * self.attention_loss()
+        return helped + recipe.crossed_weight * self.mixed_loss()
+
+    def mixed_loss(self) -> Tensor:
+        """The probes' loss on what MLPs write that read some nodes in the row before."""
+        draw, width, circuit = self.draw, self.trainer.config.n_ctx, list(self.case.high_level.circuit)
+        total, column, place = torch.zeros(()), 0, 0
+        for mlp in self.trainer.mixing.mlps if self.trainer.mixing else ():
+            node, written, there = Node.of_mlp(mlp.layer), [], draw.there & draw.there.roll(1, 0)
+            for row, words in enumerate(self.words):
+                mixed = draw.mixed[row, column : column + len(mlp.edges)].tolist()
+                edges = [circuit[edge] for edge, is_mixed in zip(mlp.edges, mixed, strict=True) if is_mixed]
+                before = {
+                    sender: F.pad(value, (0, 0, 0, width))[:, : len(words) + 1]
+                    for sender, value in self.written[row - 1].items()
+                }
+                _, senders = run_by_row(self.hooked, self.case.encode([words]), [edges], before)
+                written.append(F.pad(senders[node], (0, 0, 0, width - len(words) - 1)))
+            codes = draw.mixed_codes[:, place : place + len(mlp.variables)]
+            total = total + self.trainer.probes.loss_of(mlp.variables, torch.cat(written), codes, there)
+            column += len(mlp.edges)
+            place += len(mlp.variables)
+        return total
 
     def attention_loss(self) -> Tensor:
         draw, config, attention = self.draw, self.trainer.config, self.trainer.attention
@@ -173,8 +196,9 @@ class SlowStep:
         if attention is None:
             return torch.zeros(())
 
-        # `losses` runs the plain rows once more.
-        rows = {kind: (seen[: 2 * self.n], seen[4 * self.n :]) for kind, seen in self.seen.items()}
+        # `losses` runs the plain rows once more, mixed rows come after all others.
+        n_seen = 4 * self.n + len(draw.masks)
+        rows = {kind: (seen[: 2 * self.n], seen[4 * self.n : n_seen]) for kind, seen in self.seen.items()}
         n_groups = len(draw.masks) // self.n
         plain, intervened = slice(2 * self.n), slice(2 * self.n, None)
         total = torch.zeros(())
