@@ -51,13 +51,13 @@ def parts(case_id: str) -> dict[str, float]:
     for _ in range(WARM_UP):
         trainer.step()
     spent: dict[str, float] = defaultdict(float)
-    model, probes = trainer.model, trainer.probes
+    model = trainer.model
     trainer._draw = timed(spent, "draws and targets", trainer._draw)
     model.run = timed(spent, "plain forward", model.run)
     trainer._replacement = timed(spent, "what replaces", trainer._replacement)
     model.interchange_run = timed(spent, "forward with exchanges", model.interchange_run)
     trainer.reader.loss = timed(spent, "losses", trainer.reader.loss)
-    probes.loss = timed(spent, "probes", probes.loss)
+    trainer._help = timed(spent, "what only helps", trainer._help)
     trainer._update = timed(spent, "update", trainer._update)
     start = time.process_time()
     with timed_backward(spent):
