@@ -69,16 +69,26 @@ class RayBackend:
                 cores = (workers or default_workers(threads)) * threads
                 quiet |= {"num_cpus": cores, "include_dashboard": False}
             ray.init(**quiet)
-        resource = "GPU" if device.startswith("cuda") else "CPU"
-        there = int(ray.cluster_resources().get(resource, 0))
-        if there < 1:
+        needs_gpu = device.startswith("cuda")
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cores, gpus = ([int(machine.get(kind, 0)) for machine in machines] for kind in ("CPU", "GPU"))
+        # A task lives on one machine, and Ray would wait for ever for one that is large enough.
+        room = [of_cpu // threads for of_cpu in cores]
+        if needs_gpu:
+            room = [min(pair) for pair in zip(room, gpus, strict=True)]
+        if not any(room):
             self.close()
-            raise SettingError(f"device is {device!r}, but the Ray cluster has no {resource}; give another device")
-        self.workers = workers or max(1, there // (threads if resource == "CPU" else 1))
+            if needs_gpu and not any(gpus):
+                raise SettingError(f"device is {device!r}, but the Ray cluster has no GPU; give another device")
+            raise SettingError(
+                f"threads is {threads}, but no machine of the Ray cluster has as many cores{' and a GPU' * needs_gpu} "
+                f"(the largest has {max(cores, default=0)}); give fewer threads"
+            )
+        self.workers = workers or sum(room)
         self._mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
         self._work: Callable[..., Any] = ray.remote(
             num_cpus=threads,
-            num_gpus=int(resource == "GPU"),
+            num_gpus=int(needs_gpu),
             # A task that is lost is started again by us, as often as we say; its process serves no other.
             max_retries=0,
             max_calls=1,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -227,6 +228,43 @@ def test_without_ray_the_backend_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SettingError, match=r"needs Ray.*pip install 'interpbench-hub\[ray\]', or use the process"):
         get_backend("ray", 2, "cpu")
+
+
+MACHINES = [
+    {"Alive": True, "Resources": {"CPU": 5.0, "memory": 1e9}},
+    {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 3.0}},
+    {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+]
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "workers"), [("cpu", 1, 9), ("cpu", 2, 4), ("cpu", 5, 1), ("cuda", 1, 3), ("cuda", 2, 2)]
+)
+def test_there_are_as_many_ray_workers_as_have_room_on_machines_that_live(monkeypatch, device, threads, workers):
+    monkeypatch.setitem(sys.modules, "ray", MagicMock(nodes=lambda: MACHINES))
+    assert get_backend("ray", None, device, threads).workers == workers
+    assert get_backend("ray", 7, device, threads).workers == 7
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "machines", "message"),
+    [
+        (
+            "cpu",
+            6,
+            MACHINES,
+            r"threads is 6, but no machine .* as many cores \(the largest has 5\); give fewer threads",
+        ),
+        ("cuda", 5, MACHINES, r"threads is 5, but no machine .* as many cores and a GPU \(the largest has 5\)"),
+        ("cuda", 1, MACHINES[:1], r"device is 'cuda', but the Ray cluster has no GPU; give another device"),
+    ],
+)
+def test_a_ray_cluster_without_room_for_a_task_is_refused(monkeypatch, device, threads, machines, message):
+    ray = MagicMock(nodes=lambda: machines, is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(SettingError, match=message):
+        get_backend("ray", None, device, threads)
+    ray.shutdown.assert_called_once()
 
 
 @pytest.mark.slow
