@@ -205,6 +205,7 @@ class _Run:
         has_best = state.step > 0 and (folder / CONFIG_FILE).exists()
         self.best: Certificate | None = load_certificate_file(folder) if has_best else None
         self.certificate_cpu_seconds = state.certificate_cpu_seconds
+        self._certified_at: int | None = None
 
     def finish(self) -> Path:
         trainer, recipe, state = self.trainer, self.trainer.recipe, self.trainer.state
@@ -230,12 +231,15 @@ class _Run:
         except KeyboardInterrupt:
             self._save(settled)
             raise
-        best = self.best or self._certify()
-        if recipe.is_done(best):
+        if not done and self._certified_at != state.step:
+            # What earlier certificates said was of an earlier model.
+            self._certify()
+        assert self.best is not None
+        if recipe.is_done(self.best):
             (self.folder / TRAINING_STATE_FILE).unlink(missing_ok=True)
         else:
             (self.folder / TRAINING_STATE_FILE).replace(self.folder / ENDED_STATE_FILE)
-        self._event("end", grade=best.grade, **self._seconds())
+        self._event("end", grade=self.best.grade, **self._seconds())
         return self.folder
 
     def _cooled_at(self, start: int) -> int:
@@ -286,6 +290,7 @@ class _Run:
     def _certify(self) -> Certificate:
         trainer = self.trainer
         clock = Clock()
+        self._certified_at = trainer.state.step
         model = trainer.averaged()
         weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
         certificate = measure(trainer.case, model, weights_sha256=weights_digest(weights))
