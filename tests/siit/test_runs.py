@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,22 @@ def test_a_cool_down_that_ends_too_early_is_followed_by_a_last_one(tmp_path, ear
     train("case_3", out=tmp_path, recipe=SHORT, check_every=30)
     rates = {event["step"]: event["rate"] for event in log_of(tmp_path) if event["event"] == "check"}
     assert rates == {30: SHORT.rate(29), 38: SHORT.rate(37, 30), 40: SHORT.rate(39, 38)}
+
+
+@pytest.mark.parametrize("is_better", [True, False])
+def test_the_last_model_is_certified_even_if_an_earlier_one_was(is_better, tmp_path, quick_looks, monkeypatch):
+    """Its quick checks may have missed by a hair what a certificate grants."""
+    monkeypatch.setattr(
+        Trainer, "check", lambda trainer, **_: CLEAN if trainer.state.step == 15 else replace(CLEAN, behaviour=0.5)
+    )
+    monkeypatch.setattr(runs, "better", lambda _, old: old is None or is_better)
+    train("case_3", out=tmp_path, recipe=SHORT)
+    assert [event["step"] for event in log_of(tmp_path) if event["event"] == "certificate"] == [15, 40]
+    assert load_config(tmp_path).provenance.steps == (40 if is_better else 15)
+    # So it is if it goes on.
+    train("case_3", out=tmp_path, recipe=SHORT, max_steps=50)
+    assert [event["step"] for event in log_of(tmp_path) if event["event"] == "certificate"] == [15, 40, 50]
+    assert load_config(tmp_path).provenance.steps == (50 if is_better else 15)
 
 
 def test_a_report_is_told_what_the_log_holds(tmp_path, quick_looks):
