@@ -54,8 +54,9 @@ class Recipe:
     attention_weight: float = 1.0
     """Weight, as a share of `probe_weight`, of the loss of what the circuit's heads attend to."""
     crossed_weight: float = 1.0
-    """Weight, as a share of `attention_weight`, of the same loss where the queries of one row look at the keys of
-    another: combinations that otherwise only rows with an exchanged q or k have."""
+    """Weight of what pairs of rows add to these helps: as a share of `attention_weight`, queries that look at another
+    row's keys (`AttentionTargets.crossed_loss`); as a share of `probe_weight`, MLPs that read a part from another row
+    (`Mixing`). Otherwise only rows with an exchanged edge have such combinations."""
     language_weight: float = 0.1
     """Weight of the loss of predicting every next token, in cases whose inputs are sentences."""
     learning_rate: float = 3e-3
