@@ -143,7 +143,10 @@ def test_provenance_is_that_of_the_files_and_the_manifest(model: str) -> None:
     provenance, entry = raw(model, "config")["provenance"], load_manifest()["models"][model]
     rows = {row[0]: row[1] for row in markdown.table(body(model), "what", "value")}
     assert rows["recipe"].startswith(provenance["recipe"])
-    assert (rows["seed"], rows["steps"]) == (str(provenance["seed"]), f"{provenance['steps']:,}")
+    steps, _, earlier = rows["steps"].partition(" (it was to end after ")
+    assert (rows["seed"], steps) == (str(provenance["seed"]), f"{provenance['steps']:,}")
+    ends = [int(end.replace(",", "")) for end in re.findall(r"\d[\d,]*\d", earlier)]
+    assert ends == provenance.get("earlier_ends", [])
     assert rows["hardware"] == provenance["hardware"]
     assert rows["commit"] == (provenance["commit"] or "not known")
     assert rows["date"] == provenance["created"]
