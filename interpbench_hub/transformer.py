@@ -297,9 +297,7 @@ class Transformer:
         mask = edges.to(replacement.dtype)
         known = config.senders_before(first_layer)
         own = base[:known]
-        resid = own.sum(0)
-        for layer in range(first_layer):
-            resid = resid + self._leaves[f"blocks.{layer}.attn.b_O"]
+        resid = self._stream(own, first_layer)
         # Split once: each slice of its own would cost a tensor of the full size in the backward pass.
         parts = iter(replacement.split([known, *[config.n_heads, 1] * (config.n_layers - first_layer)]))
         delta = next(parts) - own
@@ -398,9 +396,13 @@ class Transformer:
 
     def mlp_input(self, run: Run, layer: int) -> Tensor:
         """The residual stream [row, pos, d_model] that a layer's MLP read in a run."""
-        resid = run.senders[: self.config.senders_before(layer) + self.config.n_heads].sum(0)
-        for at in range(layer + 1):
-            resid = resid + self._leaves[f"blocks.{at}.attn.b_O"]
+        return self._stream(run.senders[: self.config.senders_before(layer) + self.config.n_heads], layer + 1)
+
+    def _stream(self, written: Tensor, n_layers: int) -> Tensor:
+        """The residual stream [row, pos, d_model] of what senders wrote after the heads of `n_layers` layers."""
+        resid = written.sum(0)
+        for layer in range(n_layers):
+            resid = resid + self._leaves[f"blocks.{layer}.attn.b_O"]
         return resid
 
     def mlp(self, resid: Tensor, layer: int) -> Tensor:

@@ -15,7 +15,7 @@ from interpbench_hub.ioi.templates import TAIL
 from interpbench_hub.ioi.words import NAMES, NOBODY
 from interpbench_hub.rasp.alignment import Alignment
 from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, CausalModel, Slots, Values
-from interpbench_hub.rasp.variables import Graph, Variable
+from interpbench_hub.rasp.variables import Graph, Read, Variable
 
 _N_NAMES = len(NAMES)
 NONE, AMBIGUOUS = _N_NAMES, _N_NAMES + 1
@@ -44,26 +44,19 @@ class IoiModel(CausalModel):
         """Whether a head never selects a key: none is like that."""
         return False
 
-    def compared(
-        self, head: Variable, values: Values, source: Values | None = None, edges: Tensor | None = None
-    ) -> Slots:
-        slots = self._slots(head, values, source, edges)
-        return {slot: codes for slot, codes in slots.items() if slot != "v"}
-
     def selects(self, head: Variable, compared: Slots, lengths: Tensor, width: int) -> Tensor:
-        slots = compared
         match role_of(head.name):
             case "previous_token":
                 chosen = _before(width, 1, lengths.device)
             case "s_inhibition":
                 chosen = _before(width, TAIL, lengths.device)
             case "name_mover":
-                chosen = _other(slots["q"], slots["k"])
+                chosen = _other(compared["q"], compared["k"])
             case _:
-                chosen = _equal(slots["q"], slots["k"])
+                chosen = _equal(compared["q"], compared["k"])
         found, reachable = chosen * SELECTED, _reachable(width, lengths)
-        if "q" in slots:
-            found = found.masked_fill(_unclear(slots, reachable)[:, :, None], UNCLEAR)
+        if "q" in compared:
+            found = found.masked_fill(_unclear(compared, reachable)[:, :, None], UNCLEAR)
         return found * reachable
 
     def output(self, values: Values, source: Values, edges: Tensor) -> Tensor:
@@ -79,7 +72,7 @@ class IoiModel(CausalModel):
         reachable = _reachable(width, lengths)
         values: Values = {}
         for variable in self.graph.variables:
-            slots = self._slots(variable, values, source, edges)
+            slots = self.slots(variable, values, source, edges)
             match role_of(variable.name):
                 case "tokens":
                     result = tokens.masked_fill(torch.arange(width, device=tokens.device) >= lengths[:, None], 0)
@@ -102,14 +95,10 @@ class IoiModel(CausalModel):
             values[variable.name] = result
         return values
 
-    def _slots(self, reader: Variable, values: Values, source: Values | None, edges: Tensor | None) -> Slots:
-        """Codes [batch, pos] that a variable reads, by slot: the source's where their edge is exchanged."""
-        slots: Slots = {}
-        for read in reader.reads:
-            codes = self.read(reader, read, values, source, edges)
-            # Heads look at names; a word that is none is to them as nothing.
-            slots[read.slot] = codes.clamp(max=NONE) if read.variable == "tokens" else codes
-        return slots
+    def read(self, reader: Variable, read: Read, values: Values, source: Values | None, edges: Tensor | None) -> Tensor:
+        codes = super().read(reader, read, values, source, edges)
+        # Heads look at names; a word that is none is to them as nothing.
+        return codes.clamp(max=NONE) if read.variable == "tokens" else codes
 
     def _answer(self, said: Tensor, lengths: Tensor) -> Tensor:
         """The name that the last mover says [batch, pos], nobody if it says none, at each sentence's end."""

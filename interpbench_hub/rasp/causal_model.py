@@ -104,6 +104,10 @@ class CausalModel(ABC):
     @abstractmethod
     def _run(self, tokens: Tensor, lengths: Tensor, source: Values | None, edges: Tensor | None) -> Values: ...
 
+    def slots(self, head: Variable, values: Values, source: Values | None, edges: Tensor | None) -> Slots:
+        """Codes [batch, pos] that a head reads, as `read`, by slot."""
+        return {read.slot: self.read(head, read, values, source, edges) for read in head.reads}
+
     def read(self, reader: Variable, read: Read, values: Values, source: Values | None, edges: Tensor | None) -> Tensor:
         """Codes [batch, pos] that a variable reads: another's, or the source's where their edge is exchanged."""
         codes = values[read.variable]

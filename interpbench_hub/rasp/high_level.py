@@ -70,9 +70,7 @@ class HighLevelModel(CausalModel):
                     arguments = [self.read(variable, read, values, source, edges) for read in variable.reads]
                     values[variable.name] = _look_up(self._tables[variable.name], arguments)
                 case _:
-                    slots: Slots = {
-                        read.slot: self.read(variable, read, values, source, edges) for read in variable.reads
-                    }
+                    slots = self.slots(variable, values, source, edges)
                     values[variable.name] = self._attend(variable, slots, valid)
         return values
 

@@ -88,7 +88,7 @@ class Draws:
         seed: int,
         variables: tuple[str, ...],
         attention: AttentionTargets | None,
-        mixing: Mixing | None,
+        mixing: Mixing,
         device: torch.device,
     ) -> None:
         self.case, self.space, self.recipe, self.seed = case, space, recipe, seed
@@ -223,10 +223,8 @@ class Draws:
             selected=torch.cat([*selected, target_selected], dim=1),
             compared=compared,
             crossed=compared.new_zeros(*compared.shape[:3], *compared.shape[-1:] * 2, dtype=torch.uint8),
-            mixed=torch.zeros(steps, 2 * n_pairs, self.mixing.n_edges if self.mixing else 0, dtype=torch.bool),
-            mixed_codes=codes.new_zeros(
-                *codes.shape[:2], self.mixing.n_variables if self.mixing else 0, codes.shape[2]
-            ),
+            mixed=torch.zeros(steps, 2 * n_pairs, self.mixing.n_edges, dtype=torch.bool),
+            mixed_codes=codes.new_zeros(*codes.shape[:2], self.mixing.n_variables, codes.shape[2]),
             ablations=torch.cat([no_kinds, ablations.view(steps, n_outside)], dim=1),
             kinds=torch.cat([exchanges.view(steps, n_circuit), outside_kinds.view(steps, n_outside)], dim=1),
             edge_kinds=torch.cat([no_kinds, edge_kinds.view(steps, n_outside)], dim=1),
@@ -288,7 +286,7 @@ class Draws:
 
     def _mixed(self, number: int, block: StepDraw) -> dict[str, Tensor]:
         """`StepDraw.mixed` and `mixed_codes` of a whole block: the row before may be a replayed one."""
-        if not self.mixing or not block.mixed.shape[2]:
+        if not self.mixing.mlps:
             return {}
         generator = torch.Generator().manual_seed(seeded("mixed", self.seed, number))
         mixed = torch.rand(block.mixed.shape, generator=generator) < 0.5

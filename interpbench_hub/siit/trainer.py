@@ -74,8 +74,7 @@ class Trainer:
         self.space = EdgeSpace(case, config)
         self.reader = OutputReader(case, self.device)
         variables = tuple(variable.name for variable in self.probes.variables) if recipe.probe_weight else ()
-        is_mixed = recipe.probe_weight * recipe.crossed_weight > 0
-        self.mixing = Mixing(case, config, variables) if is_mixed else None
+        self.mixing = Mixing(case, config, variables if recipe.crossed_weight else ())
         self.draws = Draws(case, self.space, recipe, seed, variables, self.attention, self.mixing, self.device)
         self._block: tuple[int, StepDraw] | None = None
         self.state = TrainingState(
@@ -168,7 +167,7 @@ class Trainer:
         if written and recipe.intervened_probe_weight:
             probed = self.probes.loss(written, draw.target_variables, there)
             total = total + recipe.intervened_probe_weight * probed
-        if self.mixing and self.mixing.mlps:
+        if self.mixing.mlps:
             mixed = self.mixing.loss(self.model, self.probes, run, draw.mixed, draw.mixed_codes, draw.there)
             total = total + recipe.crossed_weight * mixed
         if self.attention:

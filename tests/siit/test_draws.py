@@ -90,7 +90,6 @@ def test_crossed_rows_look_at_the_row_before_in_their_step_and_side_replayed_one
 def test_mixed_rows_read_from_the_row_before_in_their_step_replayed_ones_included():
     draws = draws_of("modular_sum")
     case, mixing = draws.case, draws.mixing
-    assert mixing
     first = draws.block(0, even(draws), None)
     worst = draws.worst(first, torch.rand(BLOCK_STEPS, N_PAIRS, generator=torch.Generator().manual_seed(0)))
     second = draws.block(1, even(draws), worst)
@@ -274,7 +273,7 @@ def test_isolated_steps_replace_everything_outside_the_circuit_in_every_row(case
 def test_without_probes_no_variables_and_no_selections_are_kept():
     case = get_case("case_13")
     space = EdgeSpace(case, transformer_config(case))
-    draws = Draws(case, space, EDGE_SIIT, 0, (), None, None, CPU)
+    draws = Draws(case, space, EDGE_SIIT, 0, (), None, Mixing(case, transformer_config(case), ()), CPU)
     block = draws.block(0, even(draws), None)
     assert block.variables.shape == (BLOCK_STEPS, 2 * N_PAIRS, 0, case.max_len - 1)
     assert block.target_variables.shape == (BLOCK_STEPS, 5 * N_PAIRS, 0, case.max_len - 1)

@@ -12,6 +12,7 @@ from interpbench_hub.cases.pairs import Pairs
 from interpbench_hub.siit import RECIPES
 from interpbench_hub.siit.draws import BLOCK_STEPS, Draws
 from interpbench_hub.siit.interventions import EdgeSpace
+from interpbench_hub.siit.mixing import Mixing
 from interpbench_hub.siit.pair_run import to_ids
 from interpbench_hub.siit.rarity import Rarity
 from interpbench_hub.siit.sizes import transformer_config
@@ -78,7 +79,8 @@ def test_surprise_is_what_a_count_of_tuples_says(case_id):
 
 def draws_of(case_id: str, **changes: Any) -> Draws:
     space = space_of(case_id)
-    return Draws(space.case, space, RECIPE.changed(**changes), 0, (), None, None, torch.device("cpu"))
+    mixing = Mixing(space.case, space.config, ())
+    return Draws(space.case, space, RECIPE.changed(**changes), 0, (), None, mixing, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("case_id", CASE_IDS)

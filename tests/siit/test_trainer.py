@@ -173,7 +173,7 @@ class SlowStep:
         """The probes' loss on what MLPs write that read some nodes in the row before."""
         draw, width, circuit = self.draw, self.trainer.config.n_ctx, list(self.case.high_level.circuit)
         total, column, place = torch.zeros(()), 0, 0
-        for mlp in self.trainer.mixing.mlps if self.trainer.mixing else ():
+        for mlp in self.trainer.mixing.mlps:
             node, written, there = Node.of_mlp(mlp.layer), [], draw.there & draw.there.roll(1, 0)
             for row, words in enumerate(self.words):
                 mixed = draw.mixed[row, column : column + len(mlp.edges)].tolist()
