@@ -21,6 +21,7 @@ from torch import Tensor
 
 from interpbench_hub.circuit import SLOTS, Circuit, Edge, Node, Slot, all_edges, all_nodes
 from interpbench_hub.errors import CheckpointError, SettingError
+from interpbench_hub.exchange import Exchange, Replacement
 
 _ACTIVATIONS = {
     "relu": F.relu,
@@ -261,7 +262,7 @@ class Transformer:
     def interchange(
         self,
         base: Tensor,
-        replacement: Tensor,
+        replacement: Tensor | Replacement,
         edges: Tensor,
         lengths: Tensor | None = None,
         *,
@@ -273,7 +274,7 @@ class Transformer:
     def interchange_run(
         self,
         base: Tensor,
-        replacement: Tensor,
+        replacement: Tensor | Replacement,
         edges: Tensor,
         lengths: Tensor | None = None,
         *,
@@ -286,44 +287,35 @@ class Transformer:
         from `first_layer` on. `attention` receives what these layers' heads attend by, as in `run`.
 
         `base` and `replacement` are what senders wrote ([sender, row, pos, d_model], as in `Run.senders`) on the
-        base inputs and on whatever replaces (another run's rows, zeros, means); `edges` is a BoolTensor
-        [row, receivers, senders], or [1, receivers, senders] for the same edges in every row. Only the first
-        `senders_before(first_layer)` senders of `base` are read: what comes later is computed anew, so no edge into a
-        layer before `first_layer` may be exchanged.
+        base inputs and on whatever replaces (another run's rows, zeros, means; a `Replacement` says which of these
+        each row gets); `edges` is a BoolTensor [row, receivers, senders], or [1, receivers, senders] for the same edges
+        in every row. Only the first `senders_before(first_layer)` senders of `base` are read: what comes later is
+        computed anew, so no edge into a layer before `first_layer` may be exchanged.
         """
         config = self.config
-        _, rows, width, d_model = replacement.shape
-        bias = self.attention_bias(width, lengths)
-        mask = edges.to(replacement.dtype)
+        if isinstance(replacement, Tensor):
+            replacement = Replacement(replacement)
+        values = replacement.values
+        bias = self.attention_bias(values.shape[2], lengths)
         known = config.senders_before(first_layer)
         own = base[:known]
         resid = self._stream(own, first_layer)
-        # Split once: each slice of its own would cost a tensor of the full size in the backward pass.
-        parts = iter(replacement.split([known, *[config.n_heads, 1] * (config.n_layers - first_layer)]))
-        delta = next(parts) - own
+        exchange = Exchange(edges.to(values.dtype), replacement, own.shape[1])
+        exchange.add(own)
         written: dict[int, Tensor] = {}
-
-        def exchanged(start: int, stop: int) -> Tensor:
-            """What the exchanged edges add to the inputs of receivers start .. stop: [receiver, row, pos, d]."""
-            if len(mask) == 1:
-                mixed = mask[0, start:stop, : len(delta)] @ delta.flatten(1)
-                return mixed.view(stop - start, rows, width, d_model)
-            mixed = torch.bmm(mask[:, start:stop, : len(delta)], delta.flatten(2).transpose(0, 1))
-            return mixed.view(rows, stop - start, width, d_model).transpose(0, 1)
-
         for layer in range(first_layer, config.n_layers):
             at = layer * config.receivers_per_layer
             mlp_at = at + config.receivers_per_layer - 1
-            heads = self.heads(self.project_each(resid + exchanged(at, mlp_at), layer), layer, bias, attention)
-            written.update(enumerate(heads, len(delta)))
+            heads = self.heads(self.project_each(resid + exchange.into(at, mlp_at), layer), layer, bias, attention)
+            written.update(enumerate(heads, known + len(written)))
+            exchange.add(heads)
             resid = self.add_heads(resid, heads, layer)
-            delta = torch.cat([delta, next(parts) - heads])
-            mlp = self.mlp(resid + exchanged(mlp_at, mlp_at + 1)[0], layer)
-            written[len(delta)] = mlp
+            mlp = self.mlp(resid + exchange.into(mlp_at, mlp_at + 1)[0], layer)
+            written[known + len(written)] = mlp
+            exchange.add(mlp[None])
             resid = resid + mlp
-            delta = torch.cat([delta, next(parts) - mlp])
         last = len(config.receivers) - 1
-        return self.unembed(resid + exchanged(last, last + 1)[0]), written
+        return self.unembed(resid + exchange.into(last, last + 1)[0]), written
 
     # -- pieces of a layer, for those who put forward passes together themselves ---------------------------------------
 

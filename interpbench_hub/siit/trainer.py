@@ -21,6 +21,7 @@ from torch import Tensor
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.pairs import seeded
 from interpbench_hub.certificate import GRADES, Ablation, Certificate, Entry, Section
+from interpbench_hub.exchange import Replacement
 from interpbench_hub.siit.adam import Adam
 from interpbench_hub.siit.attention import AttentionTargets
 from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
@@ -199,22 +200,23 @@ class Trainer:
             self._block = self._drawn(number)
         return StepDraw(*(part[place] for part in self._block[1]))
 
-    def _replacement(self, draw: StepDraw, run: Run) -> Tensor:
-        """What replaces in the intervened rows: [sender, row, pos, d_model], outside the circuit an ablation a row."""
-        recipe, n_pairs = self.recipe, self.recipe.n_pairs
-        values = run.senders[:, :n_pairs].repeat(1, recipe.circuit_groups + recipe.outside_groups, 1, 1)
-        for place, ablation in enumerate(recipe.ablations):
-            chosen = (draw.ablations == place)[None, :, None, None]
-            if ablation == "zero":
-                values = values.masked_fill(chosen, 0.0)
-            elif ablation == "mean":
-                values = torch.where(chosen, self._means(draw, run), values)
-        return values
+    def _replacement(self, draw: StepDraw, run: Run) -> Replacement:
+        """What replaces in the intervened rows: the sources' values, outside the circuit an ablation a row."""
+        ablations = self.recipe.ablations
+        # -1, in circuit rows, is the last of these.
+        kept = torch.tensor([*(ablation == "resample" for ablation in ablations), True]).to(run.senders)
+        averaged = torch.tensor([*(ablation == "mean" for ablation in ablations), False]).to(run.senders)
+        return Replacement(
+            run.senders[:, : self.recipe.n_pairs],
+            kept=kept[draw.ablations],
+            means=self._means(draw, run) if "mean" in ablations else None,
+            averaged=averaged[draw.ablations] if "mean" in ablations else None,
+        )
 
     def _means(self, draw: StepDraw, run: Run) -> Tensor:
-        """Mean of what each sender writes at each position, over the step's real positions: [sender, 1, pos, d]."""
+        """Mean of what each sender writes at each position, over the step's real positions: [sender, pos, d]."""
         real = F.pad(draw.there, (1, 0), value=True).to(run.senders.dtype)
-        return torch.einsum("srpd,rp->spd", run.senders, real / real.sum(0).clamp(min=1))[:, None]
+        return torch.einsum("srpd,rp->spd", run.senders, real / real.sum(0).clamp(min=1))
 
     def _note_losses(self, draw: StepDraw, losses: Tensor) -> None:
         """Keep each pair's worst loss over its rows, and the running loss of every kind of row."""

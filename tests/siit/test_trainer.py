@@ -423,14 +423,14 @@ def test_means_are_those_of_each_position_over_the_rows_that_reach_it():
     for row, length in enumerate(draw.lengths.tolist()):
         spoilt[:, row, length:] = 1e6
     found = trainer._means(draw, Run(spoilt, run.logits))
-    assert found.shape == (len(trainer.config.senders), 1, trainer.config.n_ctx, trainer.config.d_model)
+    assert found.shape == (len(trainer.config.senders), trainer.config.n_ctx, trainer.config.d_model)
     # No row may reach the last position.
     longest = int(draw.lengths.max())
-    assert not bool(found[:, :, longest:].any())
+    assert not bool(found[:, longest:].any())
     for position in range(longest):
         there = [row for row, length in enumerate(draw.lengths.tolist()) if length > position]
         expected = torch.stack([run.senders[:, row, position].detach() for row in there]).mean(0)
-        torch.testing.assert_close(found[:, 0, position], expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found[:, position], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_an_update_is_that_of_adam_on_the_clipped_gradient_for_model_and_probes_by_themselves(monkeypatch):
