@@ -5,9 +5,11 @@ from interpbench_hub.transformer import TransformerConfig
 
 MIN_D_HEAD = 8
 MIN_D_HEAD_DEEP = 16
-MAX_D_HEAD = 32
+MAX_D_HEAD = 64
+MAX_D_HEAD_LANGUAGE = 32
 MIN_D_MODEL = 32
 MAX_D_MODEL = 64
+MAX_D_MLP = 256
 _VALUES_PER_DIMENSION = {"fraction": 1, "aggregate": 2}
 """How many key or query values a dimension a head learns to compare. One that counts must give all it selects the
 same score, which takes more room than picking one."""
@@ -16,10 +18,11 @@ same score, which takes more room than picking one."""
 def transformer_config(case: Case) -> TransformerConfig:
     """Layers and heads by the case's alignment; widths by its depth and the most values one head must tell apart.
 
-    `d_head` is the power of two from 8 to 32 that gives every value a head compares its room, but at least 16 in deep
-    cases: more than two layers, or a head that reads another. `d_model` is `n_heads * d_head` (from 32 to 64) unless
-    the case says otherwise, `d_mlp` four times that. Wide residual streams pay in deep cases: with 32 dimensions case
-    21 learns at a third of the speed, step for step.
+    `d_head` is the power of two from 8 to 64 that gives every value a head compares its room, but at least 16 in deep
+    cases: more than two layers, or a head that reads another. In sentences it is at most 32, for names have no order.
+    `d_model` is `n_heads * d_head` (from 32 to 64) unless the case says otherwise, `d_mlp` four times that and at most
+    256. Wide residual streams pay in deep cases: with 32 dimensions case 21 learns at a third of the speed, step for
+    step.
     """
     alignment = case.alignment
     needed = 1.0
@@ -29,7 +32,8 @@ def transformer_config(case: Case) -> TransformerConfig:
             needed = max([needed, *(size / _VALUES_PER_DIMENSION[variable.kind] for size in sizes)])
     is_deep = alignment.n_layers > 2 or case.n_heads_in_a_row > 1
     d_head = MIN_D_HEAD_DEEP if is_deep else MIN_D_HEAD
-    while d_head < MAX_D_HEAD and d_head < needed:
+    most = MAX_D_HEAD_LANGUAGE if case.is_language else MAX_D_HEAD
+    while d_head < most and d_head < needed:
         d_head *= 2
     d_model = case.d_model or min(max(alignment.n_heads * d_head, MIN_D_MODEL), MAX_D_MODEL)
     return TransformerConfig(
@@ -37,7 +41,7 @@ def transformer_config(case: Case) -> TransformerConfig:
         n_heads=alignment.n_heads,
         d_model=d_model,
         d_head=d_head,
-        d_mlp=4 * d_model,
+        d_mlp=min(4 * d_model, MAX_D_MLP),
         d_vocab=case.d_vocab,
         d_vocab_out=case.d_vocab_out,
         n_ctx=case.max_len,
