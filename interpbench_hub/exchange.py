@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 _LONG = 8_192
-"""Numbers a row from which on gradients are added up in place."""
+"""Numbers a matrix from which on products are added up in place."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,11 @@ class Exchange:
         self._order = _Add.apply(self._order, written, self._differences, self._n_senders)
         self._n_senders += len(written)
 
-    def into(self, start: int, stop: int) -> Tensor:
-        """What the senders so far give to receivers `start` to `stop`: [receiver, row, pos, d_model]."""
+    def inputs(self, stream: Tensor, start: int, stop: int) -> Tensor:
+        """What receivers `start` to `stop` read: the residual stream [row, pos, d_model] and what the exchanged edges
+        from the senders so far add to it. [receiver, row, pos, d_model]"""
         edges = self._edges[:, start:stop, : self._n_senders]
-        return self._differences.by_row(_Into.apply(self._order, edges, self._differences))
+        return _Inputs.apply(self._order, edges, stream, self._differences)
 
 
 class _Differences:
@@ -95,16 +96,9 @@ class _Differences:
 
     def pull(self, edges: Tensor, gradient: Tensor) -> None:
         """Take in the gradient [row, receiver, pos * d_model] of what senders gave to some receivers."""
-        edges = edges.transpose(1, 2)
-        n_senders = edges.shape[1]
         if self.gradient is None:
             self.gradient = torch.zeros_like(self.tensor)
-        own = self.gradient[:, :n_senders]
-        # torch adds row by row, which takes its time for each; a tensor between is quicker if rows are short.
-        if own[0].numel() < _LONG:
-            own.sub_(torch.bmm(edges, gradient))
-        else:
-            own.baddbmm_(edges, gradient, alpha=-1)
+        _add_product(self.gradient[:, : edges.shape[2]], edges.transpose(1, 2), gradient, -1)
 
     def of_values(self) -> Tensor | None:
         """Gradient of the values that replace."""
@@ -149,20 +143,37 @@ class _Add(Function):
         return *grad_outputs, gradient, None, None
 
 
-class _Into(Function):
+class _Inputs(Function):
     @staticmethod
-    def forward(ctx: Any, order: Tensor, edges: Tensor, differences: _Differences) -> Tensor:
+    def forward(ctx: Any, order: Tensor, edges: Tensor, stream: Tensor, differences: _Differences) -> Tensor:
         ctx.differences, ctx.order = differences, torch.zeros_like(order)
         ctx.save_for_backward(edges)
-        return torch.bmm(edges, differences.tensor[:, : edges.shape[2]])
+        inputs = stream.repeat(edges.shape[1], 1, 1, 1)
+        _add_product(_long_rows(inputs, len(edges)), edges, differences.tensor[:, : edges.shape[2]])
+        return inputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         found: _Differences = ctx.differences
         (edges,), (gradient,) = ctx.saved_tensors, grad_outputs
-        needs_order, needs_edges, _ = ctx.needs_input_grad
+        needs_order, needs_edges, needs_stream, _ = ctx.needs_input_grad
+        rows = _long_rows(gradient.contiguous(), len(edges))
         if needs_order:
-            found.pull(edges, gradient)
-        of_edges = torch.bmm(gradient, found.tensor[:, : edges.shape[2]].transpose(1, 2)) if needs_edges else None
-        return ctx.order, of_edges, None
+            found.pull(edges, rows)
+        of_edges = torch.bmm(rows, found.tensor[:, : edges.shape[2]].transpose(1, 2)) if needs_edges else None
+        return ctx.order, of_edges, gradient.sum(0) if needs_stream else None, None
+
+
+def _long_rows(inputs: Tensor, n_long: int) -> Tensor:
+    """[receiver, row, pos, d_model] as [long row, receiver, pos * d_model]."""
+    return inputs.view(len(inputs), n_long, -1).transpose(0, 1)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor, factor: int = 1) -> None:
+    """Add the product of two batches of matrices, times 1 or -1, to a batch whose rows may lie apart."""
+    # torch adds matrix by matrix, which takes its time for each; if they are small, a tensor between is quicker.
+    if total[0].numel() < _LONG:
+        total.add_(torch.bmm(left, right), alpha=factor)
+    else:
+        total.baddbmm_(left, right, alpha=factor)

@@ -306,16 +306,16 @@ class Transformer:
         for layer in range(first_layer, config.n_layers):
             at = layer * config.receivers_per_layer
             mlp_at = at + config.receivers_per_layer - 1
-            heads = self.heads(self.project_each(resid + exchange.into(at, mlp_at), layer), layer, bias, attention)
+            heads = self.heads(self.project_each(exchange.inputs(resid, at, mlp_at), layer), layer, bias, attention)
             written.update(enumerate(heads, known + len(written)))
             exchange.add(heads)
             resid = self.add_heads(resid, heads, layer)
-            mlp = self.mlp(resid + exchange.into(mlp_at, mlp_at + 1)[0], layer)
+            mlp = self.mlp(exchange.inputs(resid, mlp_at, mlp_at + 1)[0], layer)
             written[known + len(written)] = mlp
             exchange.add(mlp[None])
             resid = resid + mlp
         last = len(config.receivers) - 1
-        return self.unembed(resid + exchange.into(last, last + 1)[0]), written
+        return self.unembed(exchange.inputs(resid, last, last + 1)[0]), written
 
     # -- pieces of a layer, for those who put forward passes together themselves ---------------------------------------
 

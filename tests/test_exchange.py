@@ -24,13 +24,13 @@ def randn(*shape: int, seed: int) -> Tensor:
 class Written:
     """A pass over the exchange itself: what later senders write depends on what earlier receivers were given."""
 
-    def __init__(self, edges: Tensor, replacement: Replacement, base: Tensor) -> None:
+    def __init__(self, edges: Tensor, replacement: Replacement, base: Tensor, stream: Tensor) -> None:
         self.exchange = Exchange(edges, replacement, ROWS)
         self.given: list[Tensor] = []
         written = base
         for place, (start, stop) in enumerate(RECEIVERS):
             self.exchange.add(written)
-            self.given.append(self.exchange.into(start, stop))
+            self.given.append(self.exchange.inputs(stream, start, stop))
             if place + 1 < len(SENDERS):
                 written = later(self.given[-1], SENDERS[place + 1])
 
@@ -39,7 +39,7 @@ def later(given: Tensor, n_senders: int) -> Tensor:
     return torch.stack([torch.sin(given.sum(0) + number) for number in range(n_senders)])
 
 
-def written_out(edges: Tensor, replacement: Replacement, base: Tensor) -> list[Tensor]:
+def written_out(edges: Tensor, replacement: Replacement, base: Tensor, stream: Tensor) -> list[Tensor]:
     """What every receiver is given, sum by sum."""
     kept = replacement.kept if replacement.kept is not None else torch.ones(ROWS, dtype=torch.float64)
     all_given: list[Tensor] = []
@@ -49,7 +49,7 @@ def written_out(edges: Tensor, replacement: Replacement, base: Tensor) -> list[T
         for receiver in range(start, stop):
             rows = []
             for row in range(ROWS):
-                total = torch.zeros(POS, D, dtype=torch.float64)
+                total = stream[row]
                 for number, own in enumerate(senders):
                     replaced = kept[row] * replacement.values[number, row % PAIRS]
                     if replacement.means is not None and replacement.averaged is not None:
@@ -68,6 +68,7 @@ def inputs(n_edge_rows: int, ablated: bool) -> dict[str, Tensor]:
         "edges": randn(n_edge_rows, RECEIVERS[-1][1], N_SENDERS, seed=1),
         "base": randn(SENDERS[0], ROWS, POS, D, seed=2),
         "values": randn(N_SENDERS, PAIRS, POS, D, seed=3),
+        "stream": randn(ROWS, POS, D, seed=5),
     }
     if ablated:
         found["means"] = randn(N_SENDERS, POS, D, seed=4)
@@ -91,8 +92,8 @@ def test_what_receivers_are_given_and_its_gradients_are_those_of_the_sums(
 ):
     monkeypatch.setattr(exchange, "_LONG", long)
     ours, theirs = inputs(n_edge_rows, ablated), inputs(n_edge_rows, ablated)
-    found = Written(ours["edges"], replacement_of(ours), ours["base"]).given
-    expected = written_out(theirs["edges"], replacement_of(theirs), theirs["base"])
+    found = Written(ours["edges"], replacement_of(ours), ours["base"], ours["stream"]).given
+    expected = written_out(theirs["edges"], replacement_of(theirs), theirs["base"], theirs["stream"])
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
     # Of the receivers up to one of them, so that some senders are read by none that matters.
@@ -108,11 +109,12 @@ def test_no_gradient_is_made_where_none_is_wanted():
     given = inputs(ROWS, ablated=True)
     with torch.no_grad():
         assert not any(
-            part.requires_grad for part in Written(given["edges"], replacement_of(given), given["base"]).given
+            part.requires_grad
+            for part in Written(given["edges"], replacement_of(given), given["base"], given["stream"]).given
         )
-    for name in ("edges", "values", "means", "base"):
+    for name in given:
         alone = {other: tensor.detach().requires_grad_(other == name) for other, tensor in given.items()}
-        Written(alone["edges"], replacement_of(alone), alone["base"]).given[-1].sum().backward()
+        Written(alone["edges"], replacement_of(alone), alone["base"], alone["stream"]).given[-1].sum().backward()
         assert [other for other, tensor in alone.items() if tensor.grad is not None] == [name]
 
 
@@ -120,7 +122,7 @@ def test_a_pass_that_is_over_frees_its_memory_at_once():
     given = inputs(ROWS, ablated=True)
     gc.disable()
     try:
-        written = Written(given["edges"], replacement_of(given), given["base"])
+        written = Written(given["edges"], replacement_of(given), given["base"], given["stream"])
         differences = weakref.ref(written.exchange._differences)
         written.given[-1].sum().backward()
         del written

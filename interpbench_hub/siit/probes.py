@@ -62,9 +62,11 @@ class Probes:
         `senders` [sender, row, 1 + pos, d_model] is what nodes wrote, or a mapping with those of the variables,
         `codes` [row, variable, pos], `there` [row, pos].
         """
+        # Taken apart once: each slice of its own would cost a tensor of the full size in the backward pass.
+        written = senders.unbind() if isinstance(senders, Tensor) else senders
         total = self.flat.new_zeros(())
         for place, sender in enumerate(self._senders):
-            total = total + self._loss(place, senders[sender], codes[:, place], there)
+            total = total + self._loss(place, written[sender], codes[:, place], there)
         return total
 
     def loss_of(self, variables: Sequence[str], written: Tensor, codes: Tensor, there: Tensor) -> Tensor:
