@@ -48,7 +48,8 @@ TOLERANCE = 0.05
 CONFIDENCE = 0.99
 
 _RULES = {"threshold": THRESHOLD, "tolerance": TOLERANCE, "confidence": CONFIDENCE}
-_ROW_COLUMNS = ("name", "ablation", "count", "correct", "lower_bound")
+_ROW_COLUMNS = ("name", "ablation", "count", "correct")
+_BOUND_COLUMNS = ("count", "correct", "lower_bound")
 _EFFECT_COLUMNS = ("name", "count", "changed", "predicted")
 
 
@@ -165,15 +166,20 @@ class Certificate:
         return all(effect.changed > 0 for effect in self.effect)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `certificate.json`: entries as rows under named columns, to keep files small."""
+        """The content of `certificate.json`: entries as rows under named columns, and each bound once: small files."""
         data: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "grade": self.grade}
         for item in fields(self):
             if item.name not in (*SECTIONS, "effect"):
                 data[item.name] = getattr(self, item.name)
         data |= _RULES
         for section in SECTIONS:
-            rows = [[e.name, e.ablation, e.count, e.correct, round(e.lower_bound, 6)] for e in getattr(self, section)]
+            rows = [[e.name, e.ablation, e.count, e.correct] for e in getattr(self, section)]
             data[section] = {"columns": list(_ROW_COLUMNS), "rows": rows}
+        bounds = {(e.count, e.correct): round(e.lower_bound, 6) for _, e in self.entries()}
+        data["lower_bounds"] = {
+            "columns": list(_BOUND_COLUMNS),
+            "rows": [[*counts, bound] for counts, bound in sorted(bounds.items())],
+        }
         rows = [[e.name, e.count, e.changed, e.predicted] for e in self.effect]
         data["effect"] = {"columns": list(_EFFECT_COLUMNS), "rows": rows}
         return data
@@ -190,18 +196,19 @@ class Certificate:
                     f"certificate has schema_version {data['schema_version']!r}; this package reads {SCHEMA_VERSION}"
                 )
             content: dict[str, Any] = {f.name: data[f.name] for f in fields(cls) if f.name not in (*SECTIONS, "effect")}
-            content |= {section: tuple(Entry(*row[:4]) for row in data[section]["rows"]) for section in SECTIONS}
+            content |= {section: tuple(Entry(*row) for row in data[section]["rows"]) for section in SECTIONS}
             certificate = cls(**content, effect=tuple(Effect(*row) for row in data["effect"]["rows"]))
             written = data["grade"]
-            bounds = [row[4] for section in SECTIONS for row in data[section]["rows"]]
+            bounds = {(count, correct): bound for count, correct, bound in data["lower_bounds"]["rows"]}
             rules = {name: data[name] for name in _RULES}
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"not a certificate: {error!r}; write certificates with Certificate.to_dict"
             ) from error
         if rules != _RULES:
             raise CheckpointError(f"certificate was measured by the rules {rules}; this package's are {_RULES}")
-        for (section, entry), bound in zip(certificate.entries(), bounds, strict=True):
+        for section, entry in certificate.entries():
+            bound = bounds.get((entry.count, entry.correct))
             if not 0 <= entry.correct <= entry.count:
                 raise CheckpointError(
                     f"certificate entry {section} {entry.name}: {entry.correct} correct of {entry.count} cannot be"

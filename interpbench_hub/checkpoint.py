@@ -424,7 +424,10 @@ def decode_value(data: Any) -> Value:
 
 
 def format_json(data: Any) -> str:
-    """Text of JSON data, one item a line, with lists of plain values on one line: small files, readable diffs."""
+    """Text of JSON data, one item a line, with lists of plain values on one line: small files, readable diffs.
+
+    Lists of such lists are tables, whose rows take most of a file: no space in them or before them.
+    """
     return _format(data, "\n") + "\n"
 
 
@@ -434,6 +437,9 @@ def _format(data: Any, newline: str) -> str:
         items = [f"{_plain(str(key))}: {_format(value, inner)}" for key, value in data.items()]
         return "{" + inner + ("," + inner).join(items) + newline + "}"
     if isinstance(data, list) and any(isinstance(item, (dict, list)) for item in data):
+        if all(isinstance(item, list) and not any(isinstance(part, (dict, list)) for part in item) for item in data):
+            rows = (json.dumps(item, ensure_ascii=False, allow_nan=False, separators=(",", ":")) for item in data)
+            return "[\n" + ",\n".join(rows) + newline + "]"
         return "[" + inner + ("," + inner).join(_format(item, inner) for item in data) + newline + "]"
     return _plain(data)
 

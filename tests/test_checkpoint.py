@@ -234,16 +234,16 @@ def test_formatted_json_says_the_same(data):
 
 def test_rows_of_plain_values_stay_on_one_line(certified_folder):
     lines = (certified_folder / CERTIFICATE_FILE).read_text().splitlines()
-    assert any(line.startswith('   ["m1", "zero", 2000, 2000, 0.99') for line in lines)
-    assert format_json({"a": [1, 2], "b": [], "c": {}, "d": [[1], [2]]}) == textwrap.dedent(
+    assert any(line.startswith('["m1","zero",2000,2000]') for line in lines)
+    assert format_json({"a": [1, 2], "b": [], "c": {}, "d": [[1, "x"], [2]]}) == textwrap.dedent(
         """\
         {
          "a": [1, 2],
          "b": [],
          "c": {},
          "d": [
-          [1],
-          [2]
+        [1,"x"],
+        [2]
          ]
         }
         """
@@ -330,7 +330,8 @@ def test_a_flipped_bit_contradicts_the_certificate(certified_folder):
 def test_a_better_grade_written_by_hand_is_refused(certified_folder):
     def cheat(data):
         row = data["behaviour"]["rows"][0]
-        row[3], row[4] = 5, round(clopper_pearson_lower(5, row[2]), 6)
+        row[3] = 5
+        data["lower_bounds"]["rows"].append([row[2], 5, round(clopper_pearson_lower(5, row[2]), 6)])
         assert data["grade"] == "path"
 
     edit(certified_folder / CERTIFICATE_FILE, cheat)
@@ -339,8 +340,14 @@ def test_a_better_grade_written_by_hand_is_refused(certified_folder):
 
 
 def test_a_bound_that_does_not_follow_is_refused(certified_folder):
-    edit(certified_folder / CERTIFICATE_FILE, lambda data: data["behaviour"]["rows"][0].__setitem__(4, 0.5))
+    edit(certified_folder / CERTIFICATE_FILE, lambda data: data["lower_bounds"]["rows"][0].__setitem__(2, 0.5))
     with pytest.raises(CheckpointError, match=r"lower bound 0\.5 does not follow"):
+        load_checkpoint(certified_folder)
+
+
+def test_a_bound_that_is_missing_is_told(certified_folder):
+    edit(certified_folder / CERTIFICATE_FILE, lambda data: data["lower_bounds"]["rows"].clear())
+    with pytest.raises(CheckpointError, match=r"lower bound None does not follow"):
         load_checkpoint(certified_folder)
 
 
