@@ -111,13 +111,15 @@ def test_bounds_and_grade_follow_from_the_counts(name):
     model = NumpyModel(COLLECTION / name)
     certificate = model.certificate
     shares: dict[str, list[float]] = {section: [] for section in (*SECTIONS, "node_strict resample")}
+    bounded = certificate["lower_bounds"]["rows"]
+    counts, corrects, bounds = np.array(bounded).T
+    # Clopper and Pearson's one-sided lower bound at 99 %; it is 0, and their formula void, where none is correct.
+    expected = np.where(corrects > 0, beta.ppf(0.01, np.maximum(corrects, 1), counts - corrects + 1), 0.0)
+    np.testing.assert_allclose(bounds, expected, rtol=0, atol=1e-6)
     for section in SECTIONS:
         rows = certificate[section]["rows"]
-        counts, corrects, bounds = np.array([row[2:] for row in rows]).reshape(-1, 3).T
-        # Clopper and Pearson's one-sided lower bound at 99 %; it is 0, and their formula void, where none is correct.
-        expected = np.where(corrects > 0, beta.ppf(0.01, np.maximum(corrects, 1), counts - corrects + 1), 0.0)
-        np.testing.assert_allclose(bounds, expected, rtol=0, atol=1e-6)
-        for _, ablation, count, correct, _ in rows:
+        assert {tuple(row[2:]) for row in rows} <= {(count, correct) for count, correct, _ in bounded}
+        for _, ablation, count, correct in rows:
             shares[section].append(correct / count if count else 0.0)
             if (section, ablation) == ("node_strict", "resample"):
                 shares["node_strict resample"].append(shares[section][-1])

@@ -162,7 +162,7 @@ def test_worst_entries_are_the_least_shares_of_correct_pairs(tables: dict[str, R
         shares = {
             f"{part} {name}" + (f" ({ablation})" if ablation else ""): correct / count
             for part in parts
-            for name, ablation, count, correct, _ in certificate[part]["rows"]
+            for name, ablation, count, correct in certificate[part]["rows"]
         }
         for part in parts:
             of_part = [share for name, share in shares.items() if name.split()[0] == part]

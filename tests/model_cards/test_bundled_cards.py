@@ -124,17 +124,19 @@ def test_the_table_of_the_certificate_is_that_of_its_file(model: str) -> None:
     certificate = raw(model, "certificate")
     rows = markdown.table(body(model), "entry", "what is done: what must come out")
     assert [row[0] for row in rows] == [section for section in SECTIONS if certificate[section]["rows"]]
+    lower_bounds = {(count, correct): bound for count, correct, bound in certificate["lower_bounds"]["rows"]}
     for name, _, n_entries, pairs, n_below, worst_name, share, bound in rows:
         entries = certificate[name]["rows"]
-        shares = [Fraction(correct, count) for _, _, count, correct, _ in entries]
-        worst = min(zip(shares, entries, strict=True), key=lambda item: (item[0], item[1][4]))
+        shares = [Fraction(correct, count) for _, _, count, correct in entries]
+        bounds = [lower_bounds[count, correct] for _, _, count, correct in entries]
+        worst, least, worst_entry = min(zip(shares, bounds, entries, strict=True), key=lambda item: item[:2])
         assert int(n_entries.replace(",", "")) == len(entries)
         numbers = {int(number.replace(",", "")) for number in re.findall(r"[\d,]+", pairs)}
         assert numbers == {min(row[2] for row in entries), max(row[2] for row in entries)}
         assert int(n_below.replace(",", "")) == sum(share < Fraction("0.999") for share in shares)
-        assert 0 <= worst[0] - Fraction(share) < Fraction(1, 10**4)
-        assert 0 <= worst[1][4] + 5e-7 - float(bound) < 1.01e-4
-        assert worst_name == "–" if worst[0] == 1 else worst_name.startswith(worst[1][0])
+        assert 0 <= worst - Fraction(share) < Fraction(1, 10**4)
+        assert 0 <= least + 5e-7 - float(bound) < 1.01e-4
+        assert worst_name == "–" if worst == 1 else worst_name.startswith(worst_entry[0])
     assert f"Grade **{certificate['grade']}**" in body(model)
 
 
