@@ -436,13 +436,17 @@ def _format(data: Any, newline: str) -> str:
     if isinstance(data, dict) and data:
         items = [f"{_plain(str(key))}: {_format(value, inner)}" for key, value in data.items()]
         return "{" + inner + ("," + inner).join(items) + newline + "}"
-    if isinstance(data, list) and any(isinstance(item, (dict, list)) for item in data):
-        if all(isinstance(item, list) and not any(isinstance(part, (dict, list)) for part in item) for item in data):
-            rows = (json.dumps(item, ensure_ascii=False, allow_nan=False, separators=(",", ":")) for item in data)
-            return "[\n" + ",\n".join(rows) + newline + "]"
+    if isinstance(data, list) and not _is_row(data):
+        if all(isinstance(item, list) and _is_row(item) for item in data):
+            return "[\n" + ",\n".join(_plain(item, (",", ":")) for item in data) + newline + "]"
         return "[" + inner + ("," + inner).join(_format(item, inner) for item in data) + newline + "]"
     return _plain(data)
 
 
-def _plain(data: Any) -> str:
-    return json.dumps(data, ensure_ascii=False, allow_nan=False)
+def _is_row(data: list[Any]) -> bool:
+    """Whether a list holds plain values only."""
+    return not any(isinstance(item, (dict, list)) for item in data)
+
+
+def _plain(data: Any, separators: tuple[str, str] | None = None) -> str:
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=separators)

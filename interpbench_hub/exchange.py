@@ -67,11 +67,11 @@ class _Differences:
         self.gradient: Tensor | None = None
         """Gradient of the differences with its sign changed, so that it is that of what senders wrote."""
         self.kept, self.averaged = (
-            None if factors is None else factors.view(1, *groups, 1, 1)
+            None if factors is None else factors.view(*groups, 1, 1)
             for factors in (replacement.kept, replacement.averaged)
         )
         self._values, self._means = values[:, None], replacement.means
-        self._by_group = self.by_group(self.tensor)
+        self._grouped = self.by_group(self.tensor)
 
     def by_row(self, tensor: Tensor) -> Tensor:
         """[row, any, pos * d_model] as [any, row, pos, d_model], without a copy."""
@@ -84,7 +84,7 @@ class _Differences:
 
     def write(self, written: Tensor, start: int) -> None:
         stop = start + len(written)
-        found, values = self._by_group[start:stop], self._values[start:stop]
+        found, values = self._grouped[start:stop], self._values[start:stop]
         written = written.view(-1, *self.groups, *self.place)
         if self.kept is None:
             torch.sub(values, written, out=found)
@@ -146,7 +146,7 @@ class _Add(Function):
 class _Inputs(Function):
     @staticmethod
     def forward(ctx: Any, order: Tensor, edges: Tensor, stream: Tensor, differences: _Differences) -> Tensor:
-        ctx.differences, ctx.order = differences, torch.zeros_like(order)
+        ctx.differences = differences
         ctx.save_for_backward(edges)
         inputs = stream.repeat(edges.shape[1], 1, 1, 1)
         _add_product(_long_rows(inputs, len(edges)), edges, differences.tensor[:, : edges.shape[2]])
@@ -162,7 +162,7 @@ class _Inputs(Function):
         if needs_order:
             found.pull(edges, rows)
         of_edges = torch.bmm(rows, found.tensor[:, : edges.shape[2]].transpose(1, 2)) if needs_edges else None
-        return ctx.order, of_edges, gradient.sum(0) if needs_stream else None, None
+        return gradient.new_zeros(()), of_edges, gradient.sum(0) if needs_stream else None, None
 
 
 def _long_rows(inputs: Tensor, n_long: int) -> Tensor:
