@@ -122,6 +122,7 @@ def sample(
         places = measurement.space.negatives.tolist()
         if n_edges is not None:
             places = random.Random(seed).sample(places, min(n_edges, len(places)))
+        edges = [str(measurement.space.edges[place]) for place in places]
         for measurement.counterfactual in case.counterfactuals:
             pairs = list(measurement.sampled(n_pairs, "verification"))
             if is_exhaustive:
@@ -131,7 +132,9 @@ def sample(
             measurement.interchange(pairs)
             measurement.effect(pairs)
             measurement.node_strict(pairs)
-            measurement.edge_strict(pairs, only=dict.fromkeys(places, measurement.ablations))
+            measurement.edge_strict(
+                pairs, only={("edge_strict", edge, ablation) for edge in edges for ablation in measurement.ablations}
+            )
     return measurement
 
 

@@ -17,7 +17,7 @@ from interpbench_hub.loader import to_hooked_transformer
 from interpbench_hub.rasp.compiler import compile_to_transformer
 from interpbench_hub.siit import measure as measuring
 from interpbench_hub.siit.interventions import EdgeSpace
-from interpbench_hub.siit.measure import Measurement, measure, quick_check
+from interpbench_hub.siit.measure import EntryKey, Measurement, measure, quick_check
 from interpbench_hub.siit.pair_run import to_ids
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.transformer import Transformer, TransformerConfig
@@ -231,10 +231,14 @@ def test_some_edges_can_be_measured_under_some_ablations_alone():
     whole, part = Measurement(case, model), Measurement(case, model)
     whole.edge_strict([pairs])
     first, second = whole.space.negatives.tolist()[3:5]
-    part.edge_strict([pairs], only={second: ["mean"], first: ["zero", "resample"]})
     edges = whole.space.edges
-    expected = [(edges[second], "mean"), (edges[first], "zero"), (edges[first], "resample")]
-    assert list(part.tally.counts) == [("edge_strict", str(edge), ablation) for edge, ablation in expected]
+    keys: list[EntryKey] = [
+        ("edge_strict", str(edges[first]), "resample"),
+        ("edge_strict", str(edges[first]), "zero"),
+        ("edge_strict", str(edges[second]), "mean"),
+    ]
+    part.edge_strict([pairs], only=set(keys))
+    assert list(part.tally.counts) == keys
     assert all(whole.tally.counts[key] == counts for key, counts in part.tally.counts.items())
 
 
@@ -266,7 +270,7 @@ def test_a_sample_of_edges_is_what_measuring_each_of_them_finds(case_id, monkeyp
         alone.tally.counts.clear()
         judged[alone].clear()
         one = pairs[row : row + 1]
-        alone.edge_strict([one], only={alone.space.index[Edge.parse(name)]: [ablation]})
+        alone.edge_strict([one], only={(section, name, ablation)})
         assert alone.tally.counts == {(section, name, ablation): [int(counted), int(correct & counted)]}
         (expected,) = judged[alone]
         n = int(one.base_lengths) + 1

@@ -418,7 +418,8 @@ def small_ioi(quick_looks, monkeypatch) -> Recipe:
     edge_strict = Measurement.edge_strict
 
     def few(self: Measurement, batches: Any, *_: Any, **__: Any) -> None:
-        edge_strict(self, batches, only=dict.fromkeys(self.space.negatives.tolist()[:3], self.ablations))
+        names = [str(self.space.edges[place]) for place in self.space.negatives.tolist()[:3]]
+        edge_strict(self, batches, only={("edge_strict", name, kind) for name in names for kind in self.ablations})
 
     monkeypatch.setattr(Measurement, "edge_strict", few)
     return RECIPES["edge-siit"].changed(n_pairs=2, check_every=15, max_steps=36, isolated_steps=18)
