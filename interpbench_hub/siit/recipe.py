@@ -47,7 +47,7 @@ class Recipe:
     replayed_share: float = 0.25
     """Share of pairs that are the worst ones of the last 16 steps, drawn again with their interventions."""
     probe_weight: float = 1.0
-    """Weight of the probes' loss; it falls with the learning rate and is 0 in a cool-down."""
+    """Weight of the probes' loss; it falls with the learning rate, and to 0 by the middle of a cool-down."""
     intervened_probe_weight: float = 1.0
     """Weight, as a share of `probe_weight`, of the probes' loss in intervened rows, where they read what each variable
     is under the interchange."""
@@ -130,10 +130,16 @@ class Recipe:
         return self.learning_rate * falling * min(1.0, (step + 1) / max(self.warm_up, 1))
 
     def probe_weight_at(self, step: int, cooling_from: int | None = None) -> float:
-        """Weight of the probes' loss in a step: they lead at first, and what the program needs has the last word."""
+        """Weight of the probes' loss in a step: they lead at first, and what the program needs has the last word.
+
+        They stay while the rate of a cool-down is still high: a large model that is let go at once can lose what it
+        has learnt, for hardly any row of a step then says what its heads should do.
+        """
+        left = 1.0
         if cooling_from is not None:
-            return 0.0
-        return self.probe_weight * min(1.0, math.sqrt(self.steady_steps / (step + 1)))
+            left = max(0.0, 1 - 2 * (step - cooling_from) / self.cooling_steps(cooling_from))
+            step = cooling_from
+        return left * self.probe_weight * min(1.0, math.sqrt(self.steady_steps / (step + 1)))
 
     def check_after(self, step: int) -> int:
         """Step of the next quick check, seen from a step."""
