@@ -4,10 +4,10 @@ Owns the entries, the grade that follows from them and their JSON. Knows nothing
 `siit.measure`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from interpbench_hub.constants import SCHEMA_VERSION
 from interpbench_hub.errors import CheckpointError
@@ -47,8 +47,9 @@ TOLERANCE = 0.05
 """Largest error of a correct regression output."""
 CONFIDENCE = 0.99
 
+_PLACES = {ablation: place for place, ablation in enumerate((None, *get_args(Ablation)))}
 _RULES = {"threshold": THRESHOLD, "tolerance": TOLERANCE, "confidence": CONFIDENCE}
-_ROW_COLUMNS = ("name", "ablation", "count", "correct")
+_COUNT_COLUMNS = ("count", "correct")
 _BOUND_COLUMNS = ("count", "correct", "lower_bound")
 _EFFECT_COLUMNS = ("name", "count", "changed", "predicted")
 
@@ -79,6 +80,13 @@ class Entry:
     @property
     def passes(self) -> bool:
         return self.count > 0 and self.accuracy >= THRESHOLD
+
+
+def in_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """Entries name by name as these first come, and of each in the order of the ablations' definition."""
+    entries = tuple(entries)
+    names = {name: place for place, name in enumerate(dict.fromkeys(entry.name for entry in entries))}
+    return tuple(sorted(entries, key=lambda entry: (names[entry.name], _PLACES[entry.ablation])))
 
 
 @dataclass(frozen=True)
@@ -166,15 +174,14 @@ class Certificate:
         return all(effect.changed > 0 for effect in self.effect)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `certificate.json`: entries as rows under named columns, and each bound once: small files."""
+        """The content of `certificate.json`: a row for each node or edge, and each bound once: small files."""
         data: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "grade": self.grade}
         for item in fields(self):
             if item.name not in (*SECTIONS, "effect"):
                 data[item.name] = getattr(self, item.name)
         data |= _RULES
         for section in SECTIONS:
-            rows = [[e.name, e.ablation, e.count, e.correct] for e in getattr(self, section)]
-            data[section] = {"columns": list(_ROW_COLUMNS), "rows": rows}
+            data[section] = _table(getattr(self, section))
         bounds = {(e.count, e.correct): round(e.lower_bound, 6) for _, e in self.entries()}
         data["lower_bounds"] = {
             "columns": list(_BOUND_COLUMNS),
@@ -196,7 +203,7 @@ class Certificate:
                     f"certificate has schema_version {data['schema_version']!r}; this package reads {SCHEMA_VERSION}"
                 )
             content: dict[str, Any] = {f.name: data[f.name] for f in fields(cls) if f.name not in (*SECTIONS, "effect")}
-            content |= {section: tuple(Entry(*row) for row in data[section]["rows"]) for section in SECTIONS}
+            content |= {section: _entries(data[section]) for section in SECTIONS}
             certificate = cls(**content, effect=tuple(Effect(*row) for row in data["effect"]["rows"]))
             written = data["grade"]
             bounds = {(count, correct): bound for count, correct, bound in data["lower_bounds"]["rows"]}
@@ -248,6 +255,42 @@ class Certificate:
                 f"(program: {weakest.predicted_share:.4f})  {weakest.name}"
             )
         return "\n".join(lines)
+
+
+def _table(entries: Sequence[Entry]) -> dict[str, list[Any]]:
+    """Entries as a row for each name, with two columns for each ablation; null where there is no such entry.
+
+    An entry that comes twice is an error.
+    """
+    ablations = sorted({entry.ablation for entry in entries}, key=_PLACES.__getitem__)
+    counts = {(entry.name, entry.ablation): [entry.count, entry.correct] for entry in entries}
+    if len(counts) < len(entries):
+        raise ValueError("a certificate has one entry for a name and an ablation; here one has two")
+    rows = [
+        [name, *(count for ablation in ablations for count in counts.get((name, ablation), [None, None]))]
+        for name in dict.fromkeys(entry.name for entry in entries)
+    ]
+    return {"columns": _columns(ablations), "rows": rows}
+
+
+def _columns(ablations: Iterable[str | None]) -> list[str]:
+    counts = (f"{ablation} {column}" if ablation else column for ablation in ablations for column in _COUNT_COLUMNS)
+    return ["name", *counts]
+
+
+def _entries(table: Mapping[str, Any]) -> tuple[Entry, ...]:
+    """The entries of such a table, row by row."""
+    ablations: list[Any] = [column.removesuffix(_COUNT_COLUMNS[0]).strip() or None for column in table["columns"][1::2]]
+    if table["columns"] != _columns(ablations):
+        raise ValueError(f"columns {table['columns']}")
+    if len({name for name, *_ in table["rows"]}) < len(table["rows"]):
+        raise ValueError("a name comes twice in one section")
+    return tuple(
+        Entry(name, ablation, count, correct)
+        for name, *counts in table["rows"]
+        for ablation, count, correct in zip(ablations, counts[::2], counts[1::2], strict=True)
+        if count is not None
+    )
 
 
 def clopper_pearson_lower(correct: int, count: int) -> float:

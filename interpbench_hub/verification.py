@@ -225,8 +225,6 @@ def _scope_problems(
         yield f"{CERTIFICATE_FILE} lacks {_listing(section, lacking)}"
     if extra := set(there) - set(wanted):
         yield f"{CERTIFICATE_FILE} has {_listing(section, extra)}, which this circuit gives no reason for"
-    if len(there) > len(set(there)):
-        yield f"{CERTIFICATE_FILE} has an entry of {section} twice"
 
 
 def _listing(section: str, entries: set[tuple[str, str | None]]) -> str:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from interpbench_hub.certificate import SECTIONS, Certificate, Effect, Entry, clopper_pearson_lower
+from interpbench_hub.certificate import SECTIONS, Certificate, Effect, Entry, clopper_pearson_lower, in_order
 from interpbench_hub.errors import CheckpointError
+from tests.certificate_files import entries_of
 
 ABLATIONS = ("resample", "zero", "mean")
 
@@ -47,7 +48,7 @@ def test_the_bound_lies_below_the_accuracy():
 def failing(*ablations: str | None) -> tuple[Entry, ...]:
     """Entries of which the last falls just short of 99.9 %."""
     return tuple(Entry("x", ablation, 10_000, 10_000) for ablation in ABLATIONS) + tuple(
-        Entry("x", ablation, 10_000, 9_989)  # type: ignore[arg-type]
+        Entry("y", ablation, 10_000, 9_989)  # type: ignore[arg-type]
         for ablation in ablations
     )
 
@@ -110,10 +111,12 @@ def test_failures_are_listed_worst_first(make_certificate):
 entries = st.builds(
     lambda name, ablation, count, share: Entry(name, ablation, count, int(count * share)),
     st.sampled_from(["m0", "a1.h2", "embed->m0"]),
-    st.sampled_from(ABLATIONS),
+    st.sampled_from([None, "name_swap", *ABLATIONS]),
     st.integers(1, 10_000),
     st.floats(0, 1),
 )
+
+
 certificates = st.builds(
     Certificate,
     case=st.just("case_3"),
@@ -127,7 +130,10 @@ certificates = st.builds(
     effect=st.lists(
         st.builds(Effect, st.just("embed->m0"), st.integers(5, 9), st.integers(0, 5), st.integers(0, 5)), max_size=3
     ).map(tuple),
-    **{section: st.lists(entries, max_size=3).map(tuple) for section in SECTIONS},
+    **{
+        section: st.lists(entries, max_size=5, unique_by=lambda entry: (entry.name, entry.ablation)).map(in_order)
+        for section in SECTIONS
+    },
 )
 
 
@@ -138,6 +144,40 @@ def test_a_certificate_comes_back_from_json(certificate):
     assert again.to_dict() == certificate.to_dict()
 
 
+@given(st.lists(entries, unique_by=lambda entry: (entry.name, entry.ablation)))
+def test_entries_are_put_in_order_name_by_name(found):
+    ordered, standing = in_order(found), [None, "resample", "name_swap", "s2_to_io", "abc", "zero", "mean"]
+    assert sorted(ordered, key=found.index) == found
+    names = list(dict.fromkeys(entry.name for entry in found))
+    places = [(names.index(entry.name), standing.index(entry.ablation)) for entry in ordered]
+    assert places == sorted(set(places))
+
+
+@given(certificates)
+def test_a_file_holds_each_entry_under_the_names_of_its_columns(certificate):
+    data = certificate.to_dict()
+    for section in SECTIONS:
+        expected = [(entry.name, entry.ablation, entry.count, entry.correct) for entry in getattr(certificate, section)]
+        assert entries_of(data[section]) == expected
+
+
+def test_two_entries_for_one_thing_cannot_be_written(make_certificate):
+    twice = (Entry("m1", "zero", 2000, 2000), Entry("m1", "zero", 2000, 1999))
+    with pytest.raises(ValueError, match="one has two"):
+        make_certificate(node_strict=twice).to_dict()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [["name"], ["name", "zero count"], ["name", "zero correct", "zero count"], ["zero count", "zero correct", "name"]],
+)
+def test_other_columns_are_refused(make_certificate, columns):
+    data = make_certificate().to_dict()
+    data["node_strict"]["columns"] = columns
+    with pytest.raises(CheckpointError, match="not a certificate"):
+        Certificate.from_dict(data)
+
+
 def test_a_grade_that_does_not_follow_is_refused(make_certificate):
     data = make_certificate(behaviour=failing(None)).to_dict() | {"grade": "path"}
     with pytest.raises(CheckpointError, match="says grade 'path', its entries give 'none'"):
@@ -146,8 +186,15 @@ def test_a_grade_that_does_not_follow_is_refused(make_certificate):
 
 def test_more_correct_pairs_than_pairs_are_refused(make_certificate):
     data = make_certificate().to_dict()
-    data["node_strict"]["rows"][0][3] = 2001
+    data["node_strict"]["rows"][0][2] = 2001
     with pytest.raises(CheckpointError, match="node_strict m1: 2001 correct of 2000 cannot be"):
+        Certificate.from_dict(data)
+
+
+def test_a_row_that_comes_twice_is_refused(make_certificate):
+    data = make_certificate().to_dict()
+    data["node_strict"]["rows"] *= 2
+    with pytest.raises(CheckpointError, match=r"not a certificate.*twice"):
         Certificate.from_dict(data)
 
 

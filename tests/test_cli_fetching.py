@@ -173,9 +173,10 @@ def test_what_does_not_agree_is_named_and_the_others_are_verified_all_the_same(c
 
 def test_a_certificate_that_claims_what_is_not_so_is_found(copied):
     def claim(data):
-        row = data["complement"]["rows"][1]
-        row[3] = 0
-        data["lower_bounds"]["rows"].append([row[2], 0, 0.0])
+        complement = data["complement"]
+        (row,), place = complement["rows"], complement["columns"].index("zero count")
+        row[place + 1] = 0
+        data["lower_bounds"]["rows"].append([row[place], 0, 0.0])
         data["grade"] = "node"
 
     edited(copied / CERTIFICATE_FILE, claim)

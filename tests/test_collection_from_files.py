@@ -17,6 +17,7 @@ from scipy.stats import beta, binomtest
 import interpbench_hub
 from interpbench_hub import Edge, get_case, load_model
 from interpbench_hub.checkpoint import save_checkpoint, weights_sha256
+from tests.certificate_files import entries_of
 from tests.hooked import all_edges_of, interchange, senders_of
 from tests.numpy_model import Array, NumpyModel, Senders
 
@@ -88,9 +89,9 @@ def test_a_certificate_covers_every_edge_outside_the_circuit_under_every_ablatio
     assert set(model.circuit_edges) < set(model.universe)
 
     def entries(section: str) -> set[tuple]:
-        rows = certificate[section]["rows"]
-        assert len({tuple(row[:2]) for row in rows}) == len(rows)
-        return {tuple(row[:2]) for row in rows}
+        rows = entries_of(certificate[section])
+        assert len({row[:2] for row in rows}) == len(rows)
+        return {row[:2] for row in rows}
 
     kinds = SENTENCE_KINDS if name in ("ioi", "ioi_full") else ("resample",)
     ablations = {*ABLATIONS, *kinds}
@@ -117,8 +118,8 @@ def test_bounds_and_grade_follow_from_the_counts(name):
     expected = np.where(corrects > 0, beta.ppf(0.01, np.maximum(corrects, 1), counts - corrects + 1), 0.0)
     np.testing.assert_allclose(bounds, expected, rtol=0, atol=1e-6)
     for section in SECTIONS:
-        rows = certificate[section]["rows"]
-        assert {tuple(row[2:]) for row in rows} <= {(count, correct) for count, correct, _ in bounded}
+        rows = entries_of(certificate[section])
+        assert {row[2:] for row in rows} <= {(count, correct) for count, correct, _ in bounded}
         for _, ablation, count, correct in rows:
             shares[section].append(correct / count if count else 0.0)
             if (section, ablation) == ("node_strict", "resample"):

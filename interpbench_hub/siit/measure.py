@@ -18,6 +18,7 @@ from interpbench_hub.certificate import (
     Effect,
     Entry,
     Section,
+    in_order,
 )
 from interpbench_hub.patching import EdgePatcher
 from interpbench_hub.siit.interventions import EdgeSpace
@@ -66,7 +67,7 @@ class _Tally:
         What no kind at all says anything about keeps its empty entries, which pass nothing.
         """
         counted = {key[1] for key, (count, _) in self.counts.items() if key[0] == section and count}
-        return tuple(
+        return in_order(
             Entry(key[1], key[2], *counts)
             for key, counts in self.counts.items()
             if key[0] == section and (counts[0] or key[1] not in counted)

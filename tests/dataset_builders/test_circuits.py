@@ -24,6 +24,7 @@ from interpbench_hub import load_circuit
 from interpbench_hub.cases import get_case
 from interpbench_hub.errors import CheckpointError, SettingError
 from interpbench_hub.manifest import COLLECTION
+from tests.certificate_files import entries_of
 
 Rows = list[dict[str, Any]]
 
@@ -162,7 +163,7 @@ def test_worst_entries_are_the_least_shares_of_correct_pairs(tables: dict[str, R
         shares = {
             f"{part} {name}" + (f" ({ablation})" if ablation else ""): correct / count
             for part in parts
-            for name, ablation, count, correct in certificate[part]["rows"]
+            for name, ablation, count, correct in entries_of(certificate[part])
         }
         for part in parts:
             of_part = [share for name, share in shares.items() if name.split()[0] == part]

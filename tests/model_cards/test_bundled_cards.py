@@ -18,6 +18,7 @@ from interpbench_hub.certificate import SECTIONS
 from interpbench_hub.hub import list_models
 from interpbench_hub.manifest import COLLECTION, load_manifest
 from model_cards.model_card import model_card
+from tests.certificate_files import entries_of
 
 KNOWN_URLS = re.compile(
     r"https://huggingface\.co/(datasets/)?interpbench/[a-z0-9_]+(/blob/main/certificate\.json)?"
@@ -68,9 +69,10 @@ def test_results_are_the_worst_shares_of_the_certificate(model: str) -> None:
     sections = [section for section in SECTIONS if certificate[section]["rows"]]
     assert len(result["metrics"]) == len(sections)
     for section, metric in zip(sections, result["metrics"], strict=True):
-        worst = min(Fraction(row[3], row[2]) for row in certificate[section]["rows"])
+        entries = entries_of(certificate[section])
+        worst = min(Fraction(correct, count) for _, _, count, correct in entries)
         assert 0 <= worst - Fraction(str(metric["value"])) < Fraction(1, 10**6), section
-        assert f"{len(certificate[section]['rows']):,}" in metric["name"] or len(certificate[section]["rows"]) == 1
+        assert f"{len(entries):,}" in metric["name"] or len(entries) == 1
 
 
 @pytest.mark.parametrize("model", list_models())
@@ -126,7 +128,7 @@ def test_the_table_of_the_certificate_is_that_of_its_file(model: str) -> None:
     assert [row[0] for row in rows] == [section for section in SECTIONS if certificate[section]["rows"]]
     lower_bounds = {(count, correct): bound for count, correct, bound in certificate["lower_bounds"]["rows"]}
     for name, _, n_entries, pairs, n_below, worst_name, share, bound in rows:
-        entries = certificate[name]["rows"]
+        entries = entries_of(certificate[name])
         shares = [Fraction(correct, count) for _, _, count, correct in entries]
         bounds = [lower_bounds[count, correct] for _, _, count, correct in entries]
         worst, least, worst_entry = min(zip(shares, bounds, entries, strict=True), key=lambda item: item[:2])
