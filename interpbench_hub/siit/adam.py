@@ -3,6 +3,7 @@
 With an `Eigenbasis` it is SOAP (Vyas et al. 2024): the same Adam, run in a basis that follows the gradients.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +42,9 @@ class Adam:
         """Update number `number` (from 1) at a learning rate; `gradient` is scaled down, in place, to `norm`.
 
         `factors` [n_parameters] multiply the learning rate. In a basis, the second moments are those of the gradient as
-        it lies in the basis at the time.
+        it lies in the basis at the time. They do not turn with it, so where a basis turns fast, as it does when most
+        gradients are tiny, a first moment can meet a second moment that has hardly seen it. No update is larger than
+        it could be in a basis that stays.
         """
         first, second = betas
         gradient.mul_((norm / gradient.norm().clamp(min=1e-12)).clamp(max=1.0))
@@ -55,7 +58,19 @@ class Adam:
         if basis is None:
             update = direction / scale
         else:
-            update = basis.out_of(direction.div_(scale)[None])[0]
+            most = largest_update(betas)
+            update = basis.out_of(direction.div_(scale).clamp_(-most, most)[None])[0]
         if factors is not None:
             update = update * factors
         self.parameters.add_(update, alpha=-rate / (1 - first**number))
+
+
+def largest_update(betas: tuple[float, float]) -> float:
+    """The most that a first moment can be as a multiple of the root of its second moment: 1 if the betas are equal.
+
+    By the Cauchy-Schwarz inequality over the weights that the two give to past gradients.
+    """
+    first, second = betas
+    if first**2 >= second:
+        return math.inf
+    return (1 - first) / math.sqrt((1 - second) * (1 - first**2 / second))
