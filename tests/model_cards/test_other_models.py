@@ -30,7 +30,7 @@ from model_cards.subject import Subject
 
 Make = Callable[..., Any]
 
-BAD_EDGES = tuple(Entry("embed->m1", "resample", 2000, 60 * number) for number in range(20))
+BAD_EDGES = tuple(Entry(f"embed->m{number + 1}", "resample", 2000, 60 * number) for number in range(20))
 
 
 def saved(folder: Path, checkpoint: Checkpoint, certificate: Certificate, recipe: str) -> Path:
