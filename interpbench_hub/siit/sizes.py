@@ -10,6 +10,8 @@ MAX_D_HEAD_LANGUAGE = 32
 MIN_D_MODEL = 32
 MAX_D_MODEL = 64
 MAX_D_MODEL_WIDE = 128
+MAX_VALUES = 32
+"""The most values that a head orders in a stream of `MAX_D_MODEL`, where they are not alone."""
 MAX_D_MLP = 256
 _VALUES_PER_DIMENSION = {"fraction": 1, "aggregate": 2}
 """How many key or query values a dimension a head learns to compare. One that counts must give all it selects the
@@ -21,8 +23,8 @@ def transformer_config(case: Case) -> TransformerConfig:
 
     `d_head` is the power of two from 8 to 64 that gives every value a head compares its room, but at least 16 in deep
     cases: more than two layers, or a head that reads another. In sentences it is at most 32, for names have no order.
-    `d_model` is `n_heads * d_head` (from 32 to 64) unless the case says otherwise or a head compares more values than
-    that (128), `d_mlp` four times that and at most 256. Wide residual streams pay in deep cases: with 32 dimensions
+    `d_model` is `n_heads * d_head` (from 32 to 64) unless the case says otherwise or a head compares more than 32 values
+    (128), `d_mlp` four times that and at most 256. Wide residual streams pay in deep cases: with 32 dimensions
     case 21 learns at a third of the speed, step for step.
     """
     alignment = case.alignment
@@ -36,7 +38,7 @@ def transformer_config(case: Case) -> TransformerConfig:
     most = MAX_D_HEAD_LANGUAGE if case.is_language else MAX_D_HEAD
     while d_head < most and d_head < needed:
         d_head *= 2
-    widest = MAX_D_MODEL if needed <= MAX_D_MODEL else MAX_D_MODEL_WIDE
+    widest = MAX_D_MODEL if needed <= MAX_VALUES else MAX_D_MODEL_WIDE
     d_model = case.d_model or min(max(alignment.n_heads * d_head, MIN_D_MODEL), widest)
     return TransformerConfig(
         n_layers=alignment.n_layers,
