@@ -23,8 +23,8 @@ def transformer_config(case: Case) -> TransformerConfig:
 
     `d_head` is the power of two from 8 to 64 that gives every value a head compares its room, but at least 16 in deep
     cases: more than two layers, or a head that reads another. In sentences it is at most 32, for names have no order.
-    `d_model` is `n_heads * d_head` (from 32 to 64) unless the case says otherwise or a head compares more than 32 values
-    (128), `d_mlp` four times that and at most 256. Wide residual streams pay in deep cases: with 32 dimensions
+    `d_model` is `n_heads * d_head` (from 32 to 64) unless the case says otherwise or a head compares more than 32
+    values (128), `d_mlp` four times that and at most 256. Wide residual streams pay in deep cases: with 32 dimensions
     case 21 learns at a third of the speed, step for step.
     """
     alignment = case.alignment
