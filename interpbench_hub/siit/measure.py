@@ -389,19 +389,14 @@ def quick_check(
     n_edge_rows: int,
     seed: int,
     suspects: Sequence[tuple[int, Ablation]] = (),
+    follows_up: bool = False,
 ) -> QuickCheck:
     """A cheap look at all kinds of entries on pairs that training may draw; `n_edge_rows` replace a single edge.
 
-    `suspects`, single edges by place and ablation, are looked at one by one on as many pairs as a certificate does.
+    `suspects`, single edges by place and ablation, are looked at one by one on as many pairs as a certificate does; so
+    are, with `follows_up`, edges that one of those rows finds at fault: a share over all edges hides a single one.
     """
     measurement = Measurement(case, model, seed=seed, split="train")
-    worst_suspect = 1.0
-    if suspects:
-        universe = measurement.space.edges
-        only: set[EntryKey] = {("edge_strict", str(universe[place]), ablation) for place, ablation in suspects}
-        measurement.edge_strict(measurement.sampled(SINGLE_PAIRS, "suspects"), only=only)
-        worst_suspect = min(entry.accuracy for entry in measurement.tally.entries("edge_strict"))
-        measurement.tally = _Tally()
     pairs = list(measurement.sampled(n_pairs, "quick"))
     measurement.aggregates(pairs)
     measurement.interchange(pairs)
@@ -418,6 +413,14 @@ def quick_check(
     failures: list[tuple[Section, Entry]] = [
         (key[0], Entry(key[1], key[2], *counts)) for key, counts in tally.counts.items() if counts[1] < counts[0]
     ]
+    universe = measurement.space.edges
+    only: set[EntryKey] = {("edge_strict", str(universe[place]), ablation) for place, ablation in suspects}
+    if follows_up:
+        only |= {("edge_strict", entry.name, entry.ablation) for section, entry in failures if section == "edge_strict"}
+    measurement.tally = _Tally()
+    if only:
+        measurement.edge_strict(measurement.sampled(SINGLE_PAIRS, "suspects"), only=only)
+    worst_suspect = min((entry.accuracy for entry in measurement.tally.entries("edge_strict")), default=1.0)
     return QuickCheck(
         behaviour=worst("behaviour"),
         node_interchange=worst("node_interchange"),

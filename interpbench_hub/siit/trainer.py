@@ -268,6 +268,7 @@ class Trainer:
             n_edge_rows=n_edge_rows,
             seed=self.state.step,
             suspects=suspects if is_close else (),
+            follows_up=is_close,
         )
 
     def suspect(self, failures: Iterable[tuple[Section, Entry]]) -> None:

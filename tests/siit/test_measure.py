@@ -346,6 +346,13 @@ def test_a_quick_check_sees_what_a_certificate_sees():
     assert suspicious.edge_strict < 0.9
     # What suspects show is no part of the sample.
     assert suspicious == replace(check, edge_strict=suspicious.edge_strict)
+    # The sample's own finds are looked at in the same way, and the worst of them counts.
+    followed = quick_check(case, smuggling(), n_pairs=64, n_edge_rows=2048, seed=0, follows_up=True)
+    each = Measurement(case, smuggling(), seed=0, split="train")
+    each.edge_strict(each.sampled(measuring.SINGLE_PAIRS, "suspects"))
+    found_by = {(entry.name, entry.ablation) for section, entry in check.failures if section == "edge_strict"}
+    worst = min(e.accuracy for e in each.tally.entries("edge_strict") if (e.name, e.ablation) in found_by)
+    assert followed == replace(check, edge_strict=worst) and worst <= suspicious.edge_strict
     innocent: list[tuple[int, Ablation]] = [
         (EdgeSpace(case, smuggling().config).index[Edge.parse("embed->m1")], "zero")
     ]
