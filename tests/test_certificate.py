@@ -115,8 +115,6 @@ entries = st.builds(
     st.integers(1, 10_000),
     st.floats(0, 1),
 )
-
-
 certificates = st.builds(
     Certificate,
     case=st.just("case_3"),

@@ -52,13 +52,19 @@ class _Tally:
         entry[0] += int(counted.sum())
         entry[1] += int((correct & counted).sum())
 
+    def items(self) -> Iterator[tuple[EntryKey, Entry]]:
+        """Every entry with its key."""
+        for key, counts in self.counts.items():
+            yield key, Entry(key[1], key[2], *counts)
+
     def undecided(self, ablation: Ablation, times: float) -> set[EntryKey]:
-        """Entries of an ablation that fall short, but would pass with no more errors in `times` as many pairs."""
-        entries = {key: Entry(key[1], ablation, *counts) for key, counts in self.counts.items() if key[2] == ablation}
+        """Entries of single nodes and edges that fall short under an ablation, but would pass with no more errors in
+        `times` as many pairs."""
         return {
             key
-            for key, entry in entries.items()
-            if entry.count and not entry.passes and entry.count - entry.correct <= (1 - THRESHOLD) * times * entry.count
+            for key, entry in self.items()
+            if key[0] != "complement" and entry.ablation == ablation and entry.count and not entry.passes
+            if entry.count - entry.correct <= (1 - THRESHOLD) * times * entry.count
         }
 
     def entries(self, section: Section) -> tuple[Entry, ...]:
@@ -66,12 +72,9 @@ class _Tally:
 
         What no kind at all says anything about keeps its empty entries, which pass nothing.
         """
-        counted = {key[1] for key, (count, _) in self.counts.items() if key[0] == section and count}
-        return in_order(
-            Entry(key[1], key[2], *counts)
-            for key, counts in self.counts.items()
-            if key[0] == section and (counts[0] or key[1] not in counted)
-        )
+        entries = [entry for key, entry in self.items() if key[0] == section]
+        counted = {entry.name for entry in entries if entry.count}
+        return in_order(entry for entry in entries if entry.count or entry.name not in counted)
 
 
 class Measurement:
@@ -208,9 +211,10 @@ class Measurement:
                     logits = patcher.node_logits(node, run.source.senders[self.space.config.senders.index(node)])
                     self.tally.add(*key, *self.reader.correct(logits, codes, run.base_there))
             for place in self.space.circuit_places.tolist():
-                edge, alone = self.space.edges[place], torch.zeros_like(self.space.in_circuit)
+                edge = self.space.edges[place]
                 key = ("edge_interchange", str(edge), ablation)
                 if only is None or key in only:
+                    alone = torch.zeros_like(self.space.in_circuit)
                     alone[place] = True
                     codes = run.interchange_codes(self.space.to_circuit(alone[None]).expand(run.n_pairs, -1))
                     logits = patcher.logits(edge, run.source.senders[self.space.sender[place]])
@@ -410,13 +414,11 @@ def quick_check(
 
     edges = tally.entries("edge_strict")
     n_counted = sum(entry.count for entry in edges)
-    failures: list[tuple[Section, Entry]] = [
-        (key[0], Entry(key[1], key[2], *counts)) for key, counts in tally.counts.items() if counts[1] < counts[0]
-    ]
+    failing = {key: entry for key, entry in tally.items() if entry.correct < entry.count}
     universe = measurement.space.edges
     only: set[EntryKey] = {("edge_strict", str(universe[place]), ablation) for place, ablation in suspects}
     if follows_up:
-        only |= {("edge_strict", entry.name, entry.ablation) for section, entry in failures if section == "edge_strict"}
+        only |= {key for key in failing if key[0] == "edge_strict"}
     measurement.tally = _Tally()
     if only:
         measurement.edge_strict(measurement.sampled(SINGLE_PAIRS, "suspects"), only=only)
@@ -429,5 +431,7 @@ def quick_check(
         node_strict_resample=worst("node_strict", "resample"),
         edge_strict=min(worst_suspect, sum(entry.correct for entry in edges) / n_counted if n_counted else 1.0),
         complement=worst("complement"),
-        failures=tuple(sorted(failures, key=lambda failure: failure[1].accuracy)),
+        failures=tuple(
+            sorted(((key[0], entry) for key, entry in failing.items()), key=lambda found: found[1].accuracy)
+        ),
     )

@@ -124,10 +124,8 @@ class Recipe:
         a cool-down, wherever it starts, takes out the noise that is left.
         """
         if cooling_from is not None:
-            left = 1 - (step - cooling_from) / self.cooling_steps(cooling_from)
-            return self.rate(cooling_from) * max(0.01, left)
-        falling = min(1.0, math.sqrt(self.steady_steps / (step + 1)))
-        return self.learning_rate * falling * min(1.0, (step + 1) / max(self.warm_up, 1))
+            return self.rate(cooling_from) * max(0.01, 1 - self._cooled(step, cooling_from))
+        return self.learning_rate * self._fallen(step) * min(1.0, (step + 1) / max(self.warm_up, 1))
 
     def probe_weight_at(self, step: int, cooling_from: int | None = None) -> float:
         """Weight of the probes' loss in a step: they lead at first, and what the program needs has the last word.
@@ -135,11 +133,17 @@ class Recipe:
         They stay while the rate of a cool-down is still high: a large model that is let go at once can lose what it
         has learnt, for hardly any row of a step then says what its heads should do.
         """
-        left = 1.0
         if cooling_from is not None:
-            left = max(0.0, 1 - 2 * (step - cooling_from) / self.cooling_steps(cooling_from))
-            step = cooling_from
-        return left * self.probe_weight * min(1.0, math.sqrt(self.steady_steps / (step + 1)))
+            return self.probe_weight_at(cooling_from) * max(0.0, 1 - 2 * self._cooled(step, cooling_from))
+        return self.probe_weight * self._fallen(step)
+
+    def _fallen(self, step: int) -> float:
+        """What is left of the peak rate in a step without a cool-down."""
+        return min(1.0, math.sqrt(self.steady_steps / (step + 1)))
+
+    def _cooled(self, step: int, cooling_from: int) -> float:
+        """Share of a cool-down that lies behind a step."""
+        return (step - cooling_from) / self.cooling_steps(cooling_from)
 
     def check_after(self, step: int) -> int:
         """Step of the next quick check, seen from a step."""

@@ -62,12 +62,13 @@ def answers(
 ) -> dict[tuple[str, str], list[tuple[str, str]]]:
     """The causal model's answers, sentence by sentence: for every exchange the plain one and the one under it."""
     sampler = case.pair_sampler(seed=f"certificate 0 {what}", split="test", counterfactual=kind)
+    sections = exchanges_of(case)
     found: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for base_codes, n_base, source_codes, n_source in zip(*sampler.draw(n_pairs), strict=True):
         base = [case.vocab[code] for code in base_codes[:n_base]]
         source = slow_values(case, [case.vocab[code] for code in source_codes[:n_source]])
         plain = slow_values(case, base)["answer"][-1]
-        for section, exchanges in exchanges_of(case).items():
+        for section, exchanges in sections.items():
             for name, reads in exchanges.items():
                 answer = slow_values(case, base, source, reads)["answer"][-1]
                 found.setdefault((section, name), []).append((plain, answer))
