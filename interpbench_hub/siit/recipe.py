@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from interpbench_hub.cases import Case
     from interpbench_hub.siit.measure import QuickCheck
 
+_LAST_PROBES = 0.1
+"""Share of the probes' weight that stays from the middle of a cool-down on."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -47,7 +50,7 @@ class Recipe:
     replayed_share: float = 0.25
     """Share of pairs that are the worst ones of the last 16 steps, drawn again with their interventions."""
     probe_weight: float = 1.0
-    """Weight of the probes' loss; it falls with the learning rate, and to 0 by the middle of a cool-down."""
+    """Weight of the probes' loss; it falls with the learning rate, and to a tenth by the middle of a cool-down."""
     intervened_probe_weight: float = 1.0
     """Weight, as a share of `probe_weight`, of the probes' loss in intervened rows, where they read what each variable
     is under the interchange."""
@@ -130,11 +133,12 @@ class Recipe:
     def probe_weight_at(self, step: int, cooling_from: int | None = None) -> float:
         """Weight of the probes' loss in a step: they lead at first, and what the program needs has the last word.
 
-        They stay while the rate of a cool-down is still high: a large model that is let go at once can lose what it
-        has learnt, for hardly any row of a step then says what its heads should do.
+        A share stays to the end. Once all rows but a few are right, the rest of the loss says so little of what most
+        heads should do that Adam magnifies its noise: large models that are let go lose what they have learnt.
         """
         if cooling_from is not None:
-            return self.probe_weight_at(cooling_from) * max(0.0, 1 - 2 * self._cooled(step, cooling_from))
+            left = max(_LAST_PROBES, 1 - 2 * self._cooled(step, cooling_from))
+            return self.probe_weight_at(cooling_from) * left
         return self.probe_weight * self._fallen(step)
 
     def _fallen(self, step: int) -> float:
