@@ -8,6 +8,7 @@ to training and nothing more: what a model attends to is no part of its certific
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
@@ -54,14 +55,16 @@ class AttentionTargets:
             compared[:, place, 0], compared[:, place, 1] = codes["q"], codes["k"]
         return compared
 
-    def crossed(self, compared: Tensor, lengths: Tensor) -> Tensor:
-        """What comparing heads select if each row's queries look at the keys of the row before, the first row's at
-        those of the last: [batch, row, comparing head, query, key].
+    def crossed(self, compared: Tensor, lengths: Tensor, moved: Tensor) -> Tensor:
+        """What comparing heads select if some of each row's keys are those of the row before, the first row's those of
+        the last: [batch, row, comparing head, query, key].
 
-        `compared` [batch, row, comparing head, 2, pos] as `compared` gives them; `lengths` [batch, row].
+        `compared` [batch, row, comparing head, 2, pos] as `compared` gives them; `lengths` [batch, row]; `moved`
+        [batch, row, pos] says at which positions the row before has its key.
         """
         q, k = compared.unbind(3)
-        q, k, lengths = q.flatten(0, 1), k.roll(1, 1).flatten(0, 1), lengths.roll(1, 1).flatten()
+        k = torch.where(moved[:, :, None], k.roll(1, 1), k)
+        q, k, lengths = q.flatten(0, 1), k.flatten(0, 1), lengths.flatten()
         width = q.shape[-1]
         selected = torch.zeros(*q.shape, width, dtype=torch.uint8)
         for place, head in enumerate(self.comparing):
@@ -83,17 +86,23 @@ class AttentionTargets:
             total = total + self._divergence(head, attention[layer].scores[number], selected[:, place], there)
         return total
 
-    def crossed_loss(self, attention: Sequence[Attention], crossed: Tensor, bias: Tensor, there: Tensor) -> Tensor:
-        """The same of comparing heads if each row's queries look at the keys of the row before: a scalar.
+    def crossed_loss(
+        self, attention: Sequence[Attention], crossed: Tensor, moved: Tensor, bias: Tensor | None, there: Tensor
+    ) -> Tensor:
+        """The same of comparing heads if some of each row's keys are those of the row before: a scalar.
 
-        `crossed` [row, comparing head, query, key] is what they should select, `bias` the attention bias of the rows
-        that the keys are from (`Transformer.attention_bias`).
+        `crossed` [row, comparing head, query, key] is what they should select, `moved` [row, pos] says at which
+        positions the row before has its key, `bias` is the rows' attention bias (`Transformer.attention_bias`).
         """
         total = attention[0].scores.new_zeros(())
+        # Every row keeps its own BOS.
+        is_moved = F.pad(moved, (1, 0))[:, :, None]
         for place, head in enumerate(self.comparing):
             layer, number = self._place(head)
             q, k = attention[layer].q[number], attention[layer].k[number]
-            scores = k.roll(1, 0) @ q.transpose(-1, -2) + bias
+            scores = torch.where(is_moved, k.roll(1, 0), k) @ q.transpose(-1, -2)
+            if bias is not None:
+                scores = scores + bias
             total = total + self._divergence(head, scores, crossed[:, place], there)
         return total
 

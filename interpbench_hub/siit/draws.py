@@ -58,8 +58,10 @@ class StepDraw(NamedTuple):
     """What the circuit's comparing heads compare in every row, q and k [plain or intervened row, head, 2, pos]: see
     `AttentionTargets.compared`."""
     crossed: Tensor
-    """What comparing heads select if each row's queries look at the keys of the row before, plain and intervened rows
+    """What comparing heads select if some of each row's keys are those of the row before, plain and intervened rows
     apart [plain or intervened row, head, query, key]: see `AttentionTargets.crossed`."""
+    moved: Tensor
+    """At which positions these keys are [plain or intervened row, pos]."""
     mixed: Tensor
     """Which edges into the MLPs of `Mixing` carry what they carry in the row before [source and base, edge]."""
     mixed_codes: Tensor
@@ -132,7 +134,7 @@ class Draws:
             for part, worst in zip(block.of_pairs(self.recipe.n_pairs), replayed, strict=True):
                 # [pair, side or group, ...] -> [step, side or group, pair of the step, ...]
                 part[:, :, : self.n_replayed] = worst.unflatten(0, (BLOCK_STEPS, self.n_replayed)).transpose(1, 2)
-        block = block._replace(crossed=self._crossed(block), **self._mixed(number, block))
+        block = block._replace(**self._crossed(number, block), **self._mixed(number, block))
         return StepDraw(*(part.to(self.device) for part in block))
 
     def worst(self, block: StepDraw, losses: Tensor) -> StepDraw:
@@ -223,6 +225,7 @@ class Draws:
             selected=torch.cat([*selected, target_selected], dim=1),
             compared=compared,
             crossed=compared.new_zeros(*compared.shape[:3], *compared.shape[-1:] * 2, dtype=torch.uint8),
+            moved=torch.zeros(*compared.shape[:2], compared.shape[-1], dtype=torch.bool),
             mixed=torch.zeros(steps, 2 * n_pairs, self.mixing.n_edges, dtype=torch.bool),
             mixed_codes=codes.new_zeros(*codes.shape[:2], self.mixing.n_variables, codes.shape[2]),
             ablations=torch.cat([no_kinds, ablations.view(steps, n_outside)], dim=1),
@@ -274,15 +277,23 @@ class Draws:
             return self.attention.compared(values, *exchange)
         return torch.zeros(len(lengths), 0, 2, next(iter(values.values())).shape[1], dtype=torch.long)
 
-    def _crossed(self, block: StepDraw) -> Tensor:
-        """`StepDraw.crossed` of a whole block: the row before may be a replayed one."""
+    def _crossed(self, number: int, block: StepDraw) -> dict[str, Tensor]:
+        """`StepDraw.crossed` and `moved` of a whole block: the row before may be a replayed one."""
         if not self.attention or not block.compared.shape[2]:
-            return block.crossed
+            return {}
         n_plain, n_groups = block.lengths.shape[1], self.recipe.circuit_groups + self.recipe.outside_groups
-        lengths = block.lengths - 1
-        of_bases = lengths[:, self.recipe.n_pairs :].repeat(1, n_groups)
-        parts = zip(block.compared.tensor_split([n_plain], dim=1), (lengths, of_bases), strict=True)
-        return torch.cat([self.attention.crossed(*part) for part in parts], dim=1)
+        generator = torch.Generator().manual_seed(seeded("crossed", self.seed, number))
+        # Half of the rows have all keys from the row before, as an exchange of k does. The others tell what two rows
+        # hold apart key by key: names that no sentence of training has together, or neighbours in an order.
+        share = 2 * torch.rand(*block.moved.shape[:2], 1, generator=generator)
+        drawn = torch.rand(block.moved.shape, generator=generator) < share
+        of_bases = [part[:, self.recipe.n_pairs :].repeat(1, n_groups, *[1] * (part.ndim - 2)) for part in block[1:3]]
+        rows = zip(*(part.tensor_split([n_plain], dim=1) for part in (block.compared, drawn)), strict=True)
+        crossed, moved = [], []
+        for (compared, some), (lengths, there) in zip(rows, (block[1:3], of_bases), strict=True):
+            moved.append(some & there.roll(1, 1))
+            crossed.append(self.attention.crossed(compared, lengths - 1, moved[-1]))
+        return {"crossed": torch.cat(crossed, dim=1), "moved": torch.cat(moved, dim=1)}
 
     def _mixed(self, number: int, block: StepDraw) -> dict[str, Tensor]:
         """`StepDraw.mixed` and `mixed_codes` of a whole block: the row before may be a replayed one."""

@@ -179,9 +179,8 @@ class Trainer:
             for seen, place, lengths, real in rows:
                 attended = attended + self.attention.loss(seen, draw.selected[place], real)
                 if recipe.crossed_weight and self.attention.comparing:
-                    bias = self.model.attention_bias(draw.ids.shape[1], lengths.roll(1, 0))
-                    assert bias is not None
-                    crossed = self.attention.crossed_loss(seen, draw.crossed[place], bias, real)
+                    bias = self.model.attention_bias(draw.ids.shape[1], lengths)
+                    crossed = self.attention.crossed_loss(seen, draw.crossed[place], draw.moved[place], bias, real)
                     attended = attended + recipe.crossed_weight * crossed
             total = total + recipe.attention_weight * attended
         return total

@@ -186,15 +186,24 @@ COMPARING_IDS = ("case_9", "case_21", "first_follower", "bigram_share")
 
 
 def crossed_by_loop(
-    case: Case, head: Variable, own: dict[str, list], before: dict[str, list]
+    case: Case, head: Variable, own: dict[str, list], before: dict[str, list], moved: list[bool]
 ) -> list[list[int] | None]:
-    """What the queries of a row select among the keys of the row before: variables' values by position."""
+    """What the queries of a row select if some of its keys are those of the row before: variables' values by
+    position."""
     q, k = head.read_in("q"), head.read_in("k")
     assert head.selects and q and k
+    keys = [before[k][place] if moved[place] else held for place, held in enumerate(own[k])]
     return [
-        [key for key, held in enumerate(before[k]) if head.selects(held, asked) and not (case.causal and key > query)]
+        [key for key, held in enumerate(keys) if head.selects(held, asked) and not (case.causal and key > query)]
         for query, asked in enumerate(own[q])
     ]
+
+
+def moved_at_random(there: Tensor, before: Tensor) -> Tensor:
+    """Some of the positions that rows and those before them have: none, some or all of a row's."""
+    share = torch.rand(len(there), 1, generator=torch.Generator().manual_seed(6)) * 3 - 1
+    drawn = torch.rand(there.shape, generator=torch.Generator().manual_seed(7)) < share
+    return drawn & before
 
 
 @pytest.mark.parametrize("case_id", COMPARING_IDS)
@@ -206,15 +215,20 @@ def test_crossed_rows_select_and_lose_as_a_loop_says(case_id):
     slow = SlowModel.of(case)
     rows = [[case.vocab[token] for token in row[:n]] for row, n in zip(inputs.tolist(), lengths.tolist(), strict=True)]
     held = [{**slow.values(row), "tokens": row} for row in rows]
+    there = torch.arange(inputs.shape[1]) < lengths[:, None]
     # Two batches: rows of one never look at the other's.
-    found = targets.crossed(targets.compared(values).unflatten(0, (2, 7)), lengths.view(2, 7)).flatten(0, 1)
     before = [6, *range(6), 13, *range(7, 13)]
+    moved = moved_at_random(there, there[before])
+    shares = {float(row.sum() / reached.sum()) for row, reached in zip(moved, there[before], strict=True)}
+    assert {0.0, 1.0} < shares
+    compared = targets.compared(values).unflatten(0, (2, 7))
+    found = targets.crossed(compared, lengths.view(2, 7), moved.unflatten(0, (2, 7))).flatten(0, 1)
     assert targets.comparing and len(set(lengths.tolist())) > 1
     chosen: list[dict[str, list[list[int] | None]]] = []
     for row, other in enumerate(before):
         chosen.append({})
         for place, head in enumerate(targets.comparing):
-            expected = crossed_by_loop(case, head, held[row], held[other])
+            expected = crossed_by_loop(case, head, held[row], held[other], moved[row].tolist())
             chosen[-1][head.name] = expected
             selected = found[row, place, : len(rows[row])]
             assert [keys.nonzero()[:, 0].tolist() for keys in selected] == expected
@@ -223,21 +237,24 @@ def test_crossed_rows_select_and_lose_as_a_loop_says(case_id):
     attention: list[Attention] = []
     model.run(to_ids(case, inputs, lengths), lengths + 1, attention=attention)
     # One batch now: the first row looks at the last.
-    crossed = targets.crossed(targets.compared(values)[None], lengths[None])[0]
-    there = torch.arange(inputs.shape[1]) < lengths[:, None]
-    bias = model.attention_bias(1 + inputs.shape[1], lengths.roll(1) + 1)
-    assert bias is not None
-    loss = targets.crossed_loss(attention, crossed, bias, there)
+    moved = moved_at_random(there, there.roll(1, 0))
+    crossed = targets.crossed(targets.compared(values)[None], lengths[None], moved[None])[0]
+    bias = model.attention_bias(1 + inputs.shape[1], lengths + 1)
+    loss = targets.crossed_loss(attention, crossed, moved, bias, there)
     width = 1 + inputs.shape[1]
     scores = [torch.full(of_layer.scores.shape, -torch.inf) for of_layer in attention]
     for of_layer, (q, k, _) in zip(scores, attention, strict=True):
         for row in range(14):
             for query in range(width):
-                for key in range(1 + int(lengths[row - 1])):
+                for key in range(1 + int(lengths[row])):
+                    of_row = row - 1 if key and bool(moved[row, key - 1]) else row
                     if not (case.causal and key > query):
-                        of_layer[:, row, key, query] = (k[:, row - 1, key] * q[:, row, query]).sum(-1)
+                        of_layer[:, row, key, query] = (k[:, of_row, key] * q[:, row, query]).sum(-1)
     chosen = [
-        {head.name: crossed_by_loop(case, head, held[row], held[row - 1]) for head in targets.comparing}
+        {
+            head.name: crossed_by_loop(case, head, held[row], held[row - 1], moved[row].tolist())
+            for head in targets.comparing
+        }
         for row in range(14)
     ]
     expected = slow_loss(targets, targets.comparing, scores, chosen)
@@ -249,12 +266,13 @@ def test_crossed_sentences_select_what_an_exchange_of_the_keys_selects(case_id):
     case = get_case(case_id)
     targets, high_level = AttentionTargets(case), case.high_level
     inputs, lengths = case.pair_sampler(seed=5, split="train").inputs(400)
-    # Of one length: an exchange keeps the base's length, a crossing that of the keys' row.
+    # Of one length: an exchange leaves keys that the source does not have.
     rows = lengths == lengths.mode().values
     inputs, lengths = inputs[rows], lengths[rows]
     values = high_level.run(inputs, lengths)
     source = {name: codes.roll(1, 0) for name, codes in values.items()}
-    found = targets.crossed(targets.compared(values)[None], lengths[None])[0]
+    moved = torch.ones_like(inputs, dtype=torch.bool)
+    found = targets.crossed(targets.compared(values)[None], lengths[None], moved[None])[0]
     for place, head in enumerate(targets.comparing):
         key = next(read for read in head.reads if read.slot == "k")
         edge = Edge(case.alignment.node_of[key.variable], case.alignment.node_of[head.name], "k")

@@ -21,7 +21,7 @@ from interpbench_hub.siit.sizes import transformer_config
 
 EDGE_SIIT, SIIT, BEHAVIOUR = (RECIPES[name].changed(n_pairs=5) for name in ("edge-siit", "siit", "behaviour"))
 N_PAIRS = 5
-OF_THE_ROW_BEFORE = {"crossed", "mixed", "mixed_codes"}
+OF_THE_ROW_BEFORE = {"crossed", "moved", "mixed", "mixed_codes"}
 """What hangs on the row before as well, so that it is anew wherever a pair comes again."""
 CPU = torch.device("cpu")
 # A head after an MLP; one before it, undefined outputs; two heads; no head at all; heads and MLPs in a row, one of them
@@ -65,7 +65,7 @@ def edges_of(space: EdgeSpace, mask: Tensor) -> set[int]:
     return {of_place[receiver, sender] for receiver, sender in mask.nonzero().tolist()}
 
 
-def test_crossed_rows_look_at_the_row_before_in_their_step_and_side_replayed_ones_included():
+def test_crossed_rows_look_at_keys_of_the_row_before_in_their_step_and_side_replayed_ones_included():
     draws = draws_of("case_21")
     assert draws.attention
     (head,) = draws.attention.comparing
@@ -78,13 +78,21 @@ def test_crossed_rows_look_at_the_row_before_in_their_step_and_side_replayed_one
             for start, stop in ((0, 2 * N_PAIRS), (2 * N_PAIRS, lengths.shape[1])):
                 for row in range(start, stop):
                     before = row - 1 if row > start else stop - 1
-                    q, k = block.compared[step, row, 0, 0], block.compared[step, before, 0, 1]
-                    n = lengths[step, before : before + 1]
-                    slots: Slots = {"q": q[None], "k": k[None]}
-                    expected = draws.case.high_level.selects(head, slots, n, len(q))
+                    q, own, theirs = *block.compared[step, row, 0], block.compared[step, before, 0, 1]
+                    moved = block.moved[step, row]
+                    assert not moved[lengths[step, before] :].any()
+                    slots: Slots = {"q": q[None], "k": torch.where(moved, theirs, own)[None]}
+                    expected = draws.case.high_level.selects(head, slots, lengths[step, row : row + 1], len(q))
                     assert torch.equal(block.crossed[step, row], expected.to(torch.uint8))
+        # Half of the rows look at nothing but the row before; the others at anything from that to their own keys.
+        starts = torch.tensor([*range(-1, 2 * N_PAIRS - 1), *range(2 * N_PAIRS - 1, lengths.shape[1] - 1)])
+        starts[0], starts[2 * N_PAIRS] = 2 * N_PAIRS - 1, lengths.shape[1] - 1
+        shares = block.moved.sum(-1) / lengths[:, starts]
+        assert 0.48 < (shares == 1).float().mean() < 0.62
+        assert 0.1 < ((shares > 0) & (shares < 0.5)).float().mean() < 0.3
     # Without them nothing is kept.
     assert not draws_of("case_21", EDGE_SIIT.changed(crossed_weight=0.0)).block(0, even(draws), None).crossed.numel()
+    assert not draws_of("case_21", EDGE_SIIT.changed(crossed_weight=0.0)).block(0, even(draws), None).moved.any()
 
 
 def test_mixed_rows_read_from_the_row_before_in_their_step_replayed_ones_included():

@@ -217,14 +217,13 @@ class SlowStep:
                 for layer in range(config.n_layers)
             ]
             total = total + attention.loss(layers, draw.selected[of_side], there)
-            # Keys end where the row before does.
             ends = [row[0].shape[1] for row in seen["k"]]
             bias = torch.zeros(len(ends), width, width)
-            for row in range(len(ends)):
-                bias[row, ends[row - 1] :] = -torch.inf
+            for row, end in enumerate(ends):
+                bias[row, end:] = -torch.inf
             if self.case.causal:
                 bias = bias + torch.full((width, width), -torch.inf).tril(-1)
-            crossed = attention.crossed_loss(layers, draw.crossed[of_side], bias, there)
+            crossed = attention.crossed_loss(layers, draw.crossed[of_side], draw.moved[of_side], bias, there)
             total = total + self.trainer.recipe.crossed_weight * crossed
         return total
 
@@ -381,9 +380,20 @@ def test_a_kind_of_counterfactual_that_falls_short_is_suspected_as_resampling(ma
     assert found == [[places[0], resample], [places[1], zero], [len(space.outside_sets) - 1, resample]]
 
 
-def test_a_cool_down_is_without_probes(monkeypatch):
-    trainer = run_steps(trainer_of("case_13", EDGE_SIIT.changed(n_pairs=4, gradient_norm=1e9)), 5)
-    trainer.state.cooling_from = 4
+def test_a_tenth_of_the_probes_is_left_at_the_end_of_a_cool_down(monkeypatch):
+    recipe = EDGE_SIIT.changed(n_pairs=4, gradient_norm=1e9)
+    gradients = []
+    for cooling_from in (None, 4):
+        trainer = run_steps(trainer_of("case_13", recipe), 5)
+        trainer.state.cooling_from = cooling_from
+        monkeypatch.setattr(trainer.state.probes, "step", lambda gradient, *_: gradients.append(gradient.clone()))
+        trainer.step()
+    assert gradients[0].any()
+    torch.testing.assert_close(gradients[1], 0.1 * gradients[0])
+
+
+def test_probes_without_weight_are_not_asked(monkeypatch):
+    trainer = trainer_of("case_13", EDGE_SIIT.changed(n_pairs=4, probe_weight=0.0))
     probes = trainer.state.probes.copy()
     monkeypatch.setattr(trainer.probes, "loss", None)
     trainer.step()
