@@ -26,9 +26,10 @@ class IoiModel(CausalModel):
     """The variables on batches of token codes [batch, pos] (no BOS), padded on the right.
 
     The answer exists at each sentence's last position; elsewhere its code is *ambiguous*, which is no target and no
-    evidence. Where an interchange makes a head find different words, so is the answer, as in programs; in a plain
-    sentence a name mover that finds several names says none. And where an interchange brings all tokens of a sentence
-    that ends elsewhere, the answer is ambiguous, too.
+    evidence. Where an interchange makes a head find different words, so is the answer, as in programs. A name mover
+    that finds several names in a plain sentence says none to what it is written for, and to the answer wherever it is
+    brought; brought to a head that compares names, what it says is ambiguous, for a mixture of names is half of each.
+    And where an interchange brings all tokens of a sentence that ends elsewhere, the answer is ambiguous, too.
     """
 
     def __init__(self, graph: Graph, alignment: Alignment, *, device: torch.device | str = "cpu") -> None:
@@ -85,17 +86,20 @@ class IoiModel(CausalModel):
                 case "duplicate_token" | "induction" | "backup_name_mover":
                     result = _found(_equal, slots, reachable)
                 case "name_mover":
-                    # A head that tells a hundred names apart in a few dozen dimensions cannot help attending to some
-                    # of those left more than to others. In a plain sentence several are none, whatever their shares.
                     result = _found(_other, slots, reachable)
-                    if source is None:
-                        result = result.masked_fill(result == AMBIGUOUS, NONE)
                 case _:
                     result = self._answer(slots[None], lengths)
             values[variable.name] = result
         return values
 
     def read(self, reader: Variable, read: Read, values: Values, source: Values | None, edges: Tensor | None) -> Tensor:
+        if role_of(read.variable) == "name_mover":
+            # A head that tells a hundred names apart in a few dozen dimensions cannot help attending to some of those
+            # left more than to others. In a plain sentence several are none, whatever their shares.
+            if source is None:
+                values = _with_several_as_none(values, read.variable)
+            elif reader is self.graph.output:
+                source = _with_several_as_none(source, read.variable)
         codes = super().read(reader, read, values, source, edges)
         # Heads look at names; a word that is none is to them as nothing.
         return codes.clamp(max=NONE) if read.variable == "tokens" else codes
@@ -105,6 +109,11 @@ class IoiModel(CausalModel):
         name = said.masked_fill(said == NONE, self._nobody).masked_fill(said == AMBIGUOUS, self.output_ambiguous)
         is_end = torch.arange(said.shape[1], device=said.device) == lengths[:, None] - 1
         return name.masked_fill(~is_end, self.output_ambiguous)
+
+
+def _with_several_as_none(values: Values, name: str) -> Values:
+    """Values of variables in which one that holds several names holds none."""
+    return {**values, name: values[name].masked_fill(values[name] == AMBIGUOUS, NONE)}
 
 
 def _moved(codes: Tensor, distance: int) -> Tensor:

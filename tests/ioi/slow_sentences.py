@@ -27,11 +27,16 @@ def slow_values(
     for variable in case.graph.variables[2:]:
 
         def slot(letter: str | None, variable=variable) -> list[list]:
-            return [
-                source[read.variable] if source and (variable.name, read) in (swapped or ()) else values[read.variable]
-                for read in variable.reads
-                if read.slot == letter
-            ]
+            found = []
+            for read in (read for read in variable.reads if read.slot == letter):
+                is_swapped = source and (variable.name, read) in (swapped or ())
+                held = source[read.variable] if source and is_swapped else values[read.variable]
+                # Several names left over are none in a plain sentence, and to an answer that they are brought to.
+                is_none = source is None or (is_swapped and variable.name == "answer")
+                if read.variable.startswith("name_mover") and is_none:
+                    held = [None if value == UNCLEAR else value for value in held]
+                found.append(held)
+            return found
 
         name, result = variable.name, []
         looked_at = selected.setdefault(name, [])
@@ -64,11 +69,7 @@ def slow_values(
             ]
             looked_at.append(chosen)
             held = [slot("v")[0][at] for at in chosen]
-            if len(set(held)) <= 1:
-                result.append(held[0] if held else None)
-            else:
-                # Without an exchange several names are left over: none is the one.
-                result.append(None if is_mover and source is None else UNCLEAR)
+            result.append(UNCLEAR if len(set(held)) > 1 else held[0] if held else None)
         values[name] = result
     return values
 

@@ -130,3 +130,21 @@ def test_the_models_of_two_devices_agree():
     case = get_case("ioi_full")
     model = case.high_level.to("cpu")
     assert model is not case.high_level and model.circuit == case.high_level.circuit
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_mover_of_several_names_is_nobody_to_an_answer_and_unclear_to_a_head_that_compares(case):
+    pairs = case.pair_sampler(seed="several", counterfactual="abc").draw(60)
+    model, ends = case.high_level, pairs.base_lengths - 1
+    source = model.run(pairs.source, pairs.source_lengths)
+    rows = torch.arange(60)
+    # In the sentence itself nobody, whoever reads it.
+    assert bool((source["answer"][rows, ends] == case.graph.output.code(NOBODY)).all())
+    # What the induction heads tell the third mover of `ioi_full` is that no name was said twice.
+    movers = ["name_mover"] if case is IOI else ["name_mover_1", "name_mover_2"]
+    for name in movers:
+        assert bool((source[name][rows, ends] == AMBIGUOUS).all())
+        sender = case.alignment.node_of[name]
+        edges = torch.tensor([edge.source == sender for edge in model.circuit]).expand(60, -1)
+        found = model.interchange(pairs.base, pairs.base_lengths, source, edges)[rows, ends]
+        assert bool((found == (case.graph.output.code(NOBODY) if case is IOI else model.output_ambiguous)).all())
