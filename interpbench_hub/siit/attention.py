@@ -87,7 +87,7 @@ class AttentionTargets:
         return total
 
     def crossed_loss(
-        self, attention: Sequence[Attention], crossed: Tensor, moved: Tensor, bias: Tensor | None, there: Tensor
+        self, attention: Sequence[Attention], crossed: Tensor, moved: Tensor, bias: Tensor, there: Tensor
     ) -> Tensor:
         """The same of comparing heads if some of each row's keys are those of the row before: a scalar.
 
@@ -100,9 +100,7 @@ class AttentionTargets:
         for place, head in enumerate(self.comparing):
             layer, number = self._place(head)
             q, k = attention[layer].q[number], attention[layer].k[number]
-            scores = torch.where(is_moved, k.roll(1, 0), k) @ q.transpose(-1, -2)
-            if bias is not None:
-                scores = scores + bias
+            scores = torch.where(is_moved, k.roll(1, 0), k) @ q.transpose(-1, -2) + bias
             total = total + self._divergence(head, scores, crossed[:, place], there)
         return total
 

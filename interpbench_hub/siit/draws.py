@@ -287,12 +287,13 @@ class Draws:
         # hold apart key by key: names that no sentence of training has together, or neighbours in an order.
         share = 2 * torch.rand(*block.moved.shape[:2], 1, generator=generator)
         drawn = torch.rand(block.moved.shape, generator=generator) < share
-        of_bases = [part[:, self.recipe.n_pairs :].repeat(1, n_groups, *[1] * (part.ndim - 2)) for part in block[1:3]]
-        rows = zip(*(part.tensor_split([n_plain], dim=1) for part in (block.compared, drawn)), strict=True)
+        of_bases = block.lengths[:, self.recipe.n_pairs :].repeat(1, n_groups)
+        compared, drawn = (part.tensor_split([n_plain], dim=1) for part in (block.compared, drawn))
+        positions = torch.arange(block.moved.shape[-1])
         crossed, moved = [], []
-        for (compared, some), (lengths, there) in zip(rows, (block[1:3], of_bases), strict=True):
-            moved.append(some & there.roll(1, 1))
-            crossed.append(self.attention.crossed(compared, lengths - 1, moved[-1]))
+        for held, some, lengths in zip(compared, drawn, (block.lengths - 1, of_bases - 1), strict=True):
+            moved.append(some & (positions < lengths.roll(1, 1)[..., None]))
+            crossed.append(self.attention.crossed(held, lengths, moved[-1]))
         return {"crossed": torch.cat(crossed, dim=1), "moved": torch.cat(moved, dim=1)}
 
     def _mixed(self, number: int, block: StepDraw) -> dict[str, Tensor]:

@@ -180,6 +180,7 @@ class Trainer:
                 attended = attended + self.attention.loss(seen, draw.selected[place], real)
                 if recipe.crossed_weight and self.attention.comparing:
                     bias = self.model.attention_bias(draw.ids.shape[1], lengths)
+                    assert bias is not None
                     crossed = self.attention.crossed_loss(seen, draw.crossed[place], draw.moved[place], bias, real)
                     attended = attended + recipe.crossed_weight * crossed
             total = total + recipe.attention_weight * attended

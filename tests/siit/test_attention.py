@@ -240,6 +240,7 @@ def test_crossed_rows_select_and_lose_as_a_loop_says(case_id):
     moved = moved_at_random(there, there.roll(1, 0))
     crossed = targets.crossed(targets.compared(values)[None], lengths[None], moved[None])[0]
     bias = model.attention_bias(1 + inputs.shape[1], lengths + 1)
+    assert bias is not None
     loss = targets.crossed_loss(attention, crossed, moved, bias, there)
     width = 1 + inputs.shape[1]
     scores = [torch.full(of_layer.scores.shape, -torch.inf) for of_layer in attention]
