@@ -82,8 +82,9 @@ class IoiCase(Case):
 
     @property
     def d_model(self) -> int:
-        # Every head writes names, and what one receiver reads and another must not read takes dimensions of its own.
-        return max(64, 1 << (8 * len(self.heads)).bit_length())
+        # Every head writes names. What one receiver reads and another must not takes dimensions of its own, or names
+        # that training never shows together are mistaken for others: as many heads as `ioi` has share 64 of them.
+        return 64 * max(1, round(len(self.heads) / 4))
 
     @property
     def normalization_type(self) -> Literal["LN"]:
@@ -93,8 +94,10 @@ class IoiCase(Case):
     def edge_siit(self) -> Mapping[str, Any]:
         # Six layers offer many routes around the circuit, and a hundred names many pairs to tell apart. Let go before
         # every head has learnt its part, a circuit loses to those routes. All names are as rare as each other. Behind
-        # LayerNorm heads can take larger steps: at step 500 `ioi` has 79 % of its exchanged edges right, not 64 %.
-        return {"isolated_steps": max(800, 150 * len(self.heads)), "rare_share": 0.0, "attention_rate": 6.0}
+        # LayerNorm heads can take larger steps: at step 500 `ioi` has 79 % of its exchanged edges right, not 64 %. In
+        # wide streams they cannot: at step 150 they are twice as far from what they should attend to.
+        own = {"attention_rate": 6.0} if self.d_model == 64 else {}
+        return {"isolated_steps": max(800, 100 * len(self.heads)), "rare_share": 0.0} | own
 
     @property
     def is_language(self) -> bool:

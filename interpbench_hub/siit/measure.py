@@ -395,12 +395,12 @@ def quick_check(
     suspects: Sequence[tuple[int, Ablation]] = (),
     follows_up: bool = False,
 ) -> QuickCheck:
-    """A cheap look at all kinds of entries on pairs that training may draw; `n_edge_rows` replace a single edge.
+    """A cheap look at all kinds of entries on pairs of the validation split; `n_edge_rows` replace a single edge.
 
     `suspects`, single edges by place and ablation, are looked at one by one on as many pairs as a certificate does; so
     are, with `follows_up`, edges that one of those rows finds at fault: a share over all edges hides a single one.
     """
-    measurement = Measurement(case, model, seed=seed, split="train")
+    measurement = Measurement(case, model, seed=seed, split="validation")
     pairs = list(measurement.sampled(n_pairs, "quick"))
     measurement.aggregates(pairs)
     measurement.interchange(pairs)

@@ -6,7 +6,7 @@ from interpbench_hub.transformer import TransformerConfig
 MIN_D_HEAD = 8
 MIN_D_HEAD_DEEP = 16
 MAX_D_HEAD = 64
-MAX_D_HEAD_LANGUAGE = 32
+MIN_D_HEAD_LANGUAGE = 32
 MIN_D_MODEL = 32
 MAX_D_MODEL = 64
 MAX_D_MODEL_WIDE = 128
@@ -22,10 +22,10 @@ def transformer_config(case: Case) -> TransformerConfig:
     """Layers and heads by the case's alignment; widths by its depth and the most values one head must tell apart.
 
     `d_head` is the power of two from 8 to 64 that gives every value a head compares its room, but at least 16 in deep
-    cases: more than two layers, or a head that reads another. In sentences it is at most 32, for names have no order.
-    `d_model` is `n_heads * d_head` (from 32 to 64) unless the case says otherwise or a head compares more than 32
-    values (128), `d_mlp` four times that and at most 256. Wide residual streams pay in deep cases: with 32 dimensions
-    case 21 learns at a third of the speed, step for step.
+    cases: more than two layers, or a head that reads another. In sentences, where names have no order, it is a head's
+    share of the stream and at least 32. `d_model` is `n_heads * d_head` (from 32 to 64) unless the case says otherwise
+    or a head compares more than 32 values (128), `d_mlp` four times that and at most 256. Wide residual streams pay in
+    deep cases: with 32 dimensions case 21 learns at a third of the speed, step for step.
     """
     alignment = case.alignment
     needed = 1.0
@@ -35,11 +35,12 @@ def transformer_config(case: Case) -> TransformerConfig:
             needed = max([needed, *(size / _VALUES_PER_DIMENSION[variable.kind] for size in sizes)])
     is_deep = alignment.n_layers > 2 or case.n_heads_in_a_row > 1
     d_head = MIN_D_HEAD_DEEP if is_deep else MIN_D_HEAD
-    most = MAX_D_HEAD_LANGUAGE if case.is_language else MAX_D_HEAD
-    while d_head < most and d_head < needed:
+    while d_head < MAX_D_HEAD and d_head < needed:
         d_head *= 2
     widest = MAX_D_MODEL if needed <= MAX_VALUES else MAX_D_MODEL_WIDE
     d_model = case.d_model or min(max(alignment.n_heads * d_head, MIN_D_MODEL), widest)
+    if case.is_language:
+        d_head = max(d_model // alignment.n_heads, MIN_D_HEAD_LANGUAGE)
     return TransformerConfig(
         n_layers=alignment.n_layers,
         n_heads=alignment.n_heads,

@@ -60,15 +60,15 @@ def test_ends_fit_the_case(case_id):
     assert config.normalization_type == ("LN" if case.is_language else None)
 
 
-@pytest.mark.parametrize(("case_id", "d_model"), [("ioi", 64), ("ioi_full", 128)])
-def test_sentences_have_room_for_the_names_that_every_head_writes(case_id, d_model):
+@pytest.mark.parametrize(("case_id", "d_model", "d_head"), [("ioi", 64, 32), ("ioi_full", 192, 48)])
+def test_sentences_have_room_for_the_names_that_every_head_writes(case_id, d_model, d_head):
     case = get_case(case_id)
     config = transformer_config(case)
     widths = (config.n_layers, config.n_heads, config.d_model, config.d_head, config.d_mlp)
     # A hundred names are to be told apart, more than any head of a program compares.
-    assert widths == (6, 4, d_model, 32, 256)
+    assert widths == (6, 4, d_model, d_head, 256)
     # All variables but positions and the answer hold names.
-    assert d_model >= 8 * (len(case.graph.variables) - 2)
+    assert d_model >= 12 * (len(case.graph.variables) - 2)
 
 
 @pytest.mark.parametrize("case_id", PROGRAM_IDS)
@@ -96,7 +96,7 @@ def test_what_a_head_averages_does_not_widen_it():
 
 
 def test_heads_of_all_widths_occur():
-    assert {transformer_config(get_case(case_id)).d_head for case_id in CASE_IDS} == {8, 16, 32, 64}
+    assert {transformer_config(get_case(case_id)).d_head for case_id in CASE_IDS} == {8, 16, 32, 48, 64}
 
 
 def test_the_size_depends_on_the_case_alone():
