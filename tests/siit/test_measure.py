@@ -348,7 +348,7 @@ def test_a_quick_check_sees_what_a_certificate_sees():
     assert suspicious == replace(check, edge_strict=suspicious.edge_strict)
     # The sample's own finds are looked at in the same way, and the worst of them counts.
     followed = quick_check(case, smuggling(), n_pairs=64, n_edge_rows=2048, seed=0, follows_up=True)
-    each = Measurement(case, smuggling(), seed=0, split="train")
+    each = Measurement(case, smuggling(), seed=0, split="validation")
     each.edge_strict(each.sampled(measuring.SINGLE_PAIRS, "suspects"))
     found_by = {(entry.name, entry.ablation) for section, entry in check.failures if section == "edge_strict"}
     worst = min(e.accuracy for e in each.tally.entries("edge_strict") if (e.name, e.ablation) in found_by)
@@ -357,6 +357,24 @@ def test_a_quick_check_sees_what_a_certificate_sees():
         (EdgeSpace(case, smuggling().config).index[Edge.parse("embed->m1")], "zero")
     ]
     assert quick_check(case, smuggling(), n_pairs=64, n_edge_rows=2048, seed=0, suspects=innocent) == check
+
+
+def test_a_quick_check_looks_at_inputs_that_training_never_draws_and_certificates_do_not_either(monkeypatch):
+    case = get_case("case_20")
+    assert is_split(case, case.max_len - 1)
+    seen = []
+    real = measuring.PairRun.of
+
+    def spied(case: Case, high_level: Any, model: Transformer, pairs: Any) -> Any:
+        seen.append(pairs)
+        return real(case, high_level, model, pairs)
+
+    monkeypatch.setattr(measuring.PairRun, "of", spied)
+    quick_check(case, Transformer(transformer_config(case)), n_pairs=32, n_edge_rows=64, seed=0, follows_up=True)
+    assert len(seen) > 2
+    for pairs in seen:
+        assert bool(in_split(case, pairs.base, pairs.base_lengths, "validation").all())
+        assert bool(in_split(case, pairs.source, pairs.source_lengths, "validation").all())
 
 
 # -- what a certificate covers -----------------------------------------------------------------------------------------
