@@ -1,6 +1,6 @@
 """Measuring a certificate: every node and every edge of a model, one at a time and all at once, on held-out pairs."""
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -42,7 +42,7 @@ EntryKey = tuple[Section, str, Ablation | None]
 
 
 @dataclass
-class _Tally:
+class Tally:
     """Correct and counted pairs of every entry, in the order in which they were first met."""
 
     counts: dict[EntryKey, list[int]] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Measurement:
         self.high_level = case.high_level if self.device.type == "cpu" else case.high_level.to(self.device)
         self.space = EdgeSpace(case, model.config, self.device)
         self.reader = OutputReader(case, self.device)
-        self.tally = _Tally()
+        self.tally = Tally()
         self.effects: dict[str, list[int]] = {}
         self._means: Tensor | None = None
 
@@ -356,82 +356,3 @@ def measure(
 def _after(before: int, times: int, progress: Progress | None) -> Progress | None:
     """Progress of one of several equal parts, told as that of the whole."""
     return progress and (lambda done, total: progress(before + done, total * times))
-
-
-@dataclass(frozen=True)
-class QuickCheck:
-    """Accuracies on a few pairs, as looked at while training: the worst of each kind."""
-
-    behaviour: float
-    node_interchange: float
-    edge_interchange: float
-    node_strict: float
-    node_strict_resample: float
-    edge_strict: float
-    """Share of right outputs over a sample of single edges, or of the worst suspect if that is less."""
-    complement: float
-    failures: tuple[tuple[Section, Entry], ...] = ()
-    """Every entry below 1, worst first."""
-
-    @property
-    def worst(self) -> float:
-        return min(
-            self.behaviour,
-            self.node_interchange,
-            self.edge_interchange,
-            self.node_strict,
-            self.edge_strict,
-            self.complement,
-        )
-
-
-def quick_check(
-    case: Case,
-    model: Transformer,
-    *,
-    n_pairs: int,
-    n_edge_rows: int,
-    seed: int,
-    suspects: Sequence[tuple[int, Ablation]] = (),
-    follows_up: bool = False,
-) -> QuickCheck:
-    """A cheap look at all kinds of entries on pairs of the validation split; `n_edge_rows` replace a single edge.
-
-    `suspects`, single edges by place and ablation, are looked at one by one on as many pairs as a certificate does; so
-    are, with `follows_up`, edges that one of those rows finds at fault: a share over all edges hides a single one.
-    """
-    measurement = Measurement(case, model, seed=seed, split="validation")
-    pairs = list(measurement.sampled(n_pairs, "quick"))
-    measurement.aggregates(pairs)
-    measurement.interchange(pairs)
-    measurement.node_strict(pairs)
-    measurement.edge_strict_sample(measurement.sampled(n_edge_rows, "quick edges"))
-    tally = measurement.tally
-
-    def worst(section: Section, *ablations: Ablation) -> float:
-        entries = (entry for entry in tally.entries(section) if not ablations or entry.ablation in ablations)
-        return min((entry.accuracy for entry in entries), default=1.0)
-
-    edges = tally.entries("edge_strict")
-    n_counted = sum(entry.count for entry in edges)
-    failing = {key: entry for key, entry in tally.items() if entry.correct < entry.count}
-    universe = measurement.space.edges
-    only: set[EntryKey] = {("edge_strict", str(universe[place]), ablation) for place, ablation in suspects}
-    if follows_up:
-        only |= {key for key in failing if key[0] == "edge_strict"}
-    measurement.tally = _Tally()
-    if only:
-        measurement.edge_strict(measurement.sampled(SINGLE_PAIRS, "suspects"), only=only)
-    worst_suspect = min((entry.accuracy for entry in measurement.tally.entries("edge_strict")), default=1.0)
-    return QuickCheck(
-        behaviour=worst("behaviour"),
-        node_interchange=worst("node_interchange"),
-        edge_interchange=worst("edge_interchange"),
-        node_strict=worst("node_strict"),
-        node_strict_resample=worst("node_strict", "resample"),
-        edge_strict=min(worst_suspect, sum(entry.correct for entry in edges) / n_counted if n_counted else 1.0),
-        complement=worst("complement"),
-        failures=tuple(
-            sorted(((key[0], entry) for key, entry in failing.items()), key=lambda found: found[1].accuracy)
-        ),
-    )

@@ -9,7 +9,7 @@ from interpbench_hub.errors import SettingError, unknown_name
 
 if TYPE_CHECKING:
     from interpbench_hub.cases import Case
-    from interpbench_hub.siit.measure import QuickCheck
+    from interpbench_hub.siit.quick_check import QuickCheck
 
 _LAST_PROBES = 0.1
 """Share of the probes' weight that stays from the middle of a cool-down on."""

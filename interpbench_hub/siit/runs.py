@@ -37,7 +37,8 @@ from interpbench_hub.loader import checked_device
 from interpbench_hub.siit.attempts import can_go_on, run_folder
 from interpbench_hub.siit.lock import folder_lock
 from interpbench_hub.siit.machine import Clock, hardware, torch_threads
-from interpbench_hub.siit.measure import Progress, QuickCheck, measure
+from interpbench_hub.siit.measure import Progress, measure
+from interpbench_hub.siit.quick_check import QuickCheck
 from interpbench_hub.siit.recipe import Recipe, recipe_for
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.siit.trainer import Report, Trainer, better

@@ -27,10 +27,10 @@ from interpbench_hub.siit.attention import AttentionTargets
 from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
 from interpbench_hub.siit.eigenbasis import Eigenbasis
 from interpbench_hub.siit.interventions import EdgeSpace
-from interpbench_hub.siit.measure import QuickCheck, quick_check
 from interpbench_hub.siit.mixing import Mixing
 from interpbench_hub.siit.pair_run import OutputReader
 from interpbench_hub.siit.probes import Probes
+from interpbench_hub.siit.quick_check import QuickCheck, quick_check
 from interpbench_hub.siit.recipe import Recipe
 from interpbench_hub.siit.training_state import TrainingState
 from interpbench_hub.transformer import Attention, Run, Transformer, TransformerConfig
@@ -267,8 +267,7 @@ class Trainer:
             n_pairs=n_pairs,
             n_edge_rows=n_edge_rows,
             seed=self.state.step,
-            suspects=suspects if is_close else (),
-            follows_up=is_close,
+            suspects=suspects if is_close else None,
         )
 
     def suspect(self, failures: Iterable[tuple[Section, Entry]]) -> None:

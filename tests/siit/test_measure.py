@@ -17,8 +17,9 @@ from interpbench_hub.loader import to_hooked_transformer
 from interpbench_hub.rasp.compiler import compile_to_transformer
 from interpbench_hub.siit import measure as measuring
 from interpbench_hub.siit.interventions import EdgeSpace
-from interpbench_hub.siit.measure import EntryKey, Measurement, measure, quick_check
+from interpbench_hub.siit.measure import EntryKey, Measurement, measure
 from interpbench_hub.siit.pair_run import to_ids
+from interpbench_hub.siit.quick_check import quick_check
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.transformer import Transformer, TransformerConfig
 from tests.hooked import interchange_by_row, senders_of
@@ -339,24 +340,21 @@ def test_a_quick_check_sees_what_a_certificate_sees():
     assert shares == sorted(shares) and all(share < 1 for share in shares)
     # A share over all edges hides three of them, if nobody suspects one.
     assert check.edge_strict > 0.9
-    suspects: list[tuple[int, Ablation]] = [
-        (EdgeSpace(case, smuggling().config).index[Edge.parse("m0->logits")], "zero")
-    ]
-    suspicious = quick_check(case, smuggling(), n_pairs=64, n_edge_rows=2048, seed=0, suspects=suspects)
-    assert suspicious.edge_strict < 0.9
-    # What suspects show is no part of the sample.
-    assert suspicious == replace(check, edge_strict=suspicious.edge_strict)
-    # The sample's own finds are looked at in the same way, and the worst of them counts.
-    followed = quick_check(case, smuggling(), n_pairs=64, n_edge_rows=2048, seed=0, follows_up=True)
+    # Its finds are looked at one by one where anybody is suspected, and the worst of them counts.
+    followed = quick_check(case, smuggling(), n_pairs=64, n_edge_rows=2048, seed=0, suspects=())
     each = Measurement(case, smuggling(), seed=0, split="validation")
     each.edge_strict(each.sampled(measuring.SINGLE_PAIRS, "suspects"))
     found_by = {(entry.name, entry.ablation) for section, entry in check.failures if section == "edge_strict"}
     worst = min(e.accuracy for e in each.tally.entries("edge_strict") if (e.name, e.ablation) in found_by)
-    assert followed == replace(check, edge_strict=worst) and worst <= suspicious.edge_strict
-    innocent: list[tuple[int, Ablation]] = [
-        (EdgeSpace(case, smuggling().config).index[Edge.parse("embed->m1")], "zero")
-    ]
-    assert quick_check(case, smuggling(), n_pairs=64, n_edge_rows=2048, seed=0, suspects=innocent) == check
+    assert followed == replace(check, edge_strict=worst) and worst < 0.9
+    # So are suspects that a sample misses; what they show is no part of the sample.
+    missed = quick_check(case, smuggling(), n_pairs=64, n_edge_rows=8, seed=0)
+    assert missed.edge_strict == 1
+    for name, is_guilty in (("m0->logits", True), ("embed->m1", False)):
+        suspects: list[tuple[int, Ablation]] = [(EdgeSpace(case, smuggling().config).index[Edge.parse(name)], "zero")]
+        suspicious = quick_check(case, smuggling(), n_pairs=64, n_edge_rows=8, seed=0, suspects=suspects)
+        assert (suspicious.edge_strict < 0.9) == is_guilty
+        assert suspicious == replace(missed, edge_strict=suspicious.edge_strict)
 
 
 def test_a_quick_check_looks_at_inputs_that_training_never_draws_and_certificates_do_not_either(monkeypatch):
@@ -370,7 +368,7 @@ def test_a_quick_check_looks_at_inputs_that_training_never_draws_and_certificate
         return real(case, high_level, model, pairs)
 
     monkeypatch.setattr(measuring.PairRun, "of", spied)
-    quick_check(case, Transformer(transformer_config(case)), n_pairs=32, n_edge_rows=64, seed=0, follows_up=True)
+    quick_check(case, Transformer(transformer_config(case)), n_pairs=32, n_edge_rows=64, seed=0, suspects=())
     assert len(seen) > 2
     for pairs in seen:
         assert bool(in_split(case, pairs.base, pairs.base_lengths, "validation").all())

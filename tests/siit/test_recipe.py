@@ -9,7 +9,7 @@ import pytest
 from interpbench_hub.certificate import Entry
 from interpbench_hub.errors import SettingError, UnknownNameError
 from interpbench_hub.siit import RECIPES
-from interpbench_hub.siit.measure import QuickCheck
+from interpbench_hub.siit.quick_check import QuickCheck
 from interpbench_hub.siit.recipe import get_recipe
 
 EDGE_SIIT, SIIT, BEHAVIOUR = (RECIPES[name] for name in ("edge-siit", "siit", "behaviour"))

@@ -28,7 +28,8 @@ from interpbench_hub.errors import CheckpointError, SettingError, UnknownNameErr
 from interpbench_hub.siit import RECIPES, Recipe, certify, measure, runs, train
 from interpbench_hub.siit import trainer as training
 from interpbench_hub.siit.adam import Adam
-from interpbench_hub.siit.measure import Measurement, QuickCheck
+from interpbench_hub.siit.measure import Measurement
+from interpbench_hub.siit.quick_check import QuickCheck
 from interpbench_hub.siit.recipe import recipe_for
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.siit.trainer import Trainer
