@@ -22,7 +22,8 @@ class AttentionTargets:
     """The keys that each head of a circuit selects, and how far its attention is from them.
 
     A head's attention should be spread evenly over what it selects: the keys, and BOS if it selects none. A head that
-    counts always selects BOS as well, for the share that BOS gets tells the count.
+    counts always selects BOS as well, for the share that BOS gets tells the count. In sentences, where several names
+    are no name whatever their shares, it may be spread over them as it likes.
     """
 
     def __init__(self, case: Case) -> None:
@@ -118,9 +119,12 @@ class AttentionTargets:
         n_keys = keys.sum(1, keepdim=True)
         bos = torch.ones_like(n_keys) if head.kind == "fraction" else (n_keys == 0).to(keys.dtype)
         target = torch.cat([bos, keys], dim=1) / (bos + n_keys)
+        counts = (there & ~(chosen == UNCLEAR).any(1)).to(attention.dtype)
+        if self.case.is_language:
+            # From the nearest target there is. One that is even asks every name to be equally unlike every other, which
+            # a hundred of them cannot be in a few dozen dimensions.
+            apart = -attention.masked_fill(target == 0, -torch.inf).logsumexp(1)
+            return (apart * balanced(counts, n_keys[:, 0] == 0)).sum()
         # Keys out of reach have a logarithm of -inf, and no share of the target.
         apart = torch.where(target > 0, target * (target.log() - attention), 0.0).sum(1)
-        counts = (there & ~(chosen == UNCLEAR).any(1)).to(apart.dtype)
-        if self.case.is_language:
-            return (apart * balanced(counts, n_keys[:, 0] == 0)).sum()
         return (apart * counts).sum() / counts.sum().clamp(min=1)

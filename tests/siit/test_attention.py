@@ -165,6 +165,37 @@ def test_in_sentences_queries_that_select_nothing_count_as_much_as_all_others():
     assert targets.loss(by_scores(scores), selected, there).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_in_sentences_attention_is_spread_over_what_it_selects_as_it_likes():
+    case = get_case("ioi")
+    targets = AttentionTargets(case)
+    inputs, lengths = case.pair_sampler(seed=4, split="train").inputs(6)
+    there = torch.arange(inputs.shape[1]) < lengths[:, None]
+    selected = targets.selected(case.high_level.run(inputs, lengths), lengths)
+    scores = perfect_scores(case, targets, selected)
+    generator = torch.Generator().manual_seed(0)
+    uneven = [of_layer + 3 * torch.randn(of_layer.shape, generator=generator) for of_layer in scores]
+    for place, head in enumerate(targets.heads):
+        layer, number = place_of(case, head)
+        several = (selected[:, place].sum(2) > 1) & there
+        shares = uneven[layer][number][:, :, 1:].softmax(1).amax(1)
+        # A name mover in the first clause has one name and the other, a head that finds a name both its mentions.
+        assert head.name == "s_inhibition" or bool((shares[several] > 0.6).any())
+    assert targets.loss(by_scores(uneven), selected, there).item() == pytest.approx(0, abs=1e-6)
+    # What they leave to others is a loss.
+    for of_layer in uneven:
+        of_layer.masked_fill_(of_layer == -torch.inf, -2.0)
+    expected = 0.0
+    for place, head in enumerate(targets.heads):
+        layer, number = place_of(case, head)
+        groups: tuple[list[float], list[float]] = ([], [])
+        for row, query in there.nonzero().tolist():
+            keys = [1 + key for key, kind in enumerate(selected[row, place, query].tolist()) if kind]
+            shares = uneven[layer][number, row, :, 1 + query].softmax(0)
+            groups[not keys].append(-math.log(sum(float(shares[key]) for key in keys or [0])))
+        expected += sum(sum(group) / len(group) for group in groups)
+    assert targets.loss(by_scores(uneven), selected, there).item() == pytest.approx(expected, rel=1e-4)
+
+
 # -- queries that look at the keys of the row before -------------------------------------------------------------------
 
 
