@@ -23,7 +23,8 @@ class AttentionTargets:
 
     A head's attention should be spread evenly over what it selects: the keys, and BOS if it selects none. A head that
     counts always selects BOS as well, for the share that BOS gets tells the count. In sentences, where several names
-    are no name whatever their shares, it may be spread over them as it likes.
+    are no name whatever their shares, it may be spread over them as it likes; each
+    by itself should outweigh all that is not selected, so that no two names look alike to a head.
     """
 
     def __init__(self, case: Case) -> None:
@@ -121,10 +122,19 @@ class AttentionTargets:
         target = torch.cat([bos, keys], dim=1) / (bos + n_keys)
         counts = (there & ~(chosen == UNCLEAR).any(1)).to(attention.dtype)
         if self.case.is_language:
-            # From the nearest target there is. One that is even asks every name to be equally unlike every other, which
-            # a hundred of them cannot be in a few dozen dimensions.
-            apart = -attention.masked_fill(target == 0, -torch.inf).logsumexp(1)
+            apart = _contrast(scores[:, :, 1:], target > 0)
             return (apart * balanced(counts, n_keys[:, 0] == 0)).sum()
         # Keys out of reach have a logarithm of -inf, and no share of the target.
         apart = torch.where(target > 0, target * (target.log() - attention), 0.0).sum(1)
         return (apart * counts).sum() / counts.sum().clamp(min=1)
+
+
+def _contrast(scores: Tensor, wanted: Tensor) -> Tensor:
+    """Divergence in nats if one wanted key stood among all that are not wanted; mean over the wanted [row, query].
+
+    Both arguments are [row, key, query]. Wanted keys do not compete with one another: to share a head's attention
+    evenly, a hundred names would have to be equally unlike each other, which they cannot be in a few dozen dimensions.
+    """
+    others = scores.masked_fill(wanted, -torch.inf).logsumexp(1, keepdim=True)
+    left = F.softplus(others - scores.masked_fill(~wanted, 0.0)).masked_fill(~wanted, 0.0)
+    return left.sum(1) / wanted.sum(1)

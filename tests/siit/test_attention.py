@@ -159,7 +159,7 @@ def test_in_sentences_queries_that_select_nothing_count_as_much_as_all_others():
         groups: tuple[list[float], list[float]] = ([], [])
         for row, query in there.nonzero().tolist():
             n_keys = int(selected[row, place, query].sum())
-            groups[n_keys == 0].append(math.log((1 + width) / max(n_keys, 1)))
+            groups[n_keys == 0].append(math.log(1 + (1 + width) - max(n_keys, 1)))
         assert all(groups)
         expected += sum(sum(group) / len(group) for group in groups)
     assert targets.loss(by_scores(scores), selected, there).item() == pytest.approx(expected, rel=1e-5)
@@ -181,7 +181,7 @@ def test_in_sentences_attention_is_spread_over_what_it_selects_as_it_likes():
         # A name mover in the first clause has one name and the other, a head that finds a name both its mentions.
         assert head.name == "s_inhibition" or bool((shares[several] > 0.6).any())
     assert targets.loss(by_scores(uneven), selected, there).item() == pytest.approx(0, abs=1e-6)
-    # What they leave to others is a loss.
+    # What each of them would leave to all others is a loss.
     for of_layer in uneven:
         of_layer.masked_fill_(of_layer == -torch.inf, -2.0)
     expected = 0.0
@@ -190,8 +190,10 @@ def test_in_sentences_attention_is_spread_over_what_it_selects_as_it_likes():
         groups: tuple[list[float], list[float]] = ([], [])
         for row, query in there.nonzero().tolist():
             keys = [1 + key for key, kind in enumerate(selected[row, place, query].tolist()) if kind]
-            shares = uneven[layer][number, row, :, 1 + query].softmax(0)
-            groups[not keys].append(-math.log(sum(float(shares[key]) for key in keys or [0])))
+            sizes = uneven[layer][number, row, :, 1 + query].exp().tolist()
+            others = sum(size for key, size in enumerate(sizes) if key not in (keys or [0]))
+            by_key = [-math.log(sizes[key] / (sizes[key] + others)) for key in keys or [0]]
+            groups[not keys].append(sum(by_key) / len(by_key))
         expected += sum(sum(group) / len(group) for group in groups)
     assert targets.loss(by_scores(uneven), selected, there).item() == pytest.approx(expected, rel=1e-4)
 
