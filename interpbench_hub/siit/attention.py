@@ -57,15 +57,15 @@ class AttentionTargets:
             compared[:, place, 0], compared[:, place, 1] = codes["q"], codes["k"]
         return compared
 
-    def crossed(self, compared: Tensor, lengths: Tensor, moved: Tensor) -> Tensor:
-        """What comparing heads select if some of each row's keys are those of the row before, the first row's those of
-        the last: [batch, row, comparing head, query, key].
+    def crossed(self, compared: Tensor, lengths: Tensor, moved: Tensor, distance: int) -> Tensor:
+        """What comparing heads select if some of each row's keys are those of the row `distance` before, the last
+        rows being before the first: [batch, row, comparing head, query, key].
 
         `compared` [batch, row, comparing head, 2, pos] as `compared` gives them; `lengths` [batch, row]; `moved`
-        [batch, row, pos] says at which positions the row before has its key.
+        [batch, row, pos] says at which positions that row has its key.
         """
         q, k = compared.unbind(3)
-        k = torch.where(moved[:, :, None], k.roll(1, 1), k)
+        k = torch.where(moved[:, :, None], k.roll(distance, 1), k)
         q, k, lengths = q.flatten(0, 1), k.flatten(0, 1), lengths.flatten()
         width = q.shape[-1]
         selected = torch.zeros(*q.shape, width, dtype=torch.uint8)
@@ -91,19 +91,22 @@ class AttentionTargets:
     def crossed_loss(
         self, attention: Sequence[Attention], crossed: Tensor, moved: Tensor, bias: Tensor, there: Tensor
     ) -> Tensor:
-        """The same of comparing heads if some of each row's keys are those of the row before: a scalar.
+        """The same of comparing heads if some of each row's keys are those of rows before, summed over these: a scalar.
 
-        `crossed` [row, comparing head, query, key] is what they should select, `moved` [row, pos] says at which
-        positions the row before has its key, `bias` is the rows' attention bias (`Transformer.attention_bias`).
+        `crossed` [row, other row, comparing head, query, key] is what they should select with keys of the row before,
+        of the one before that, and so on; `moved` [row, other row, pos] says at which positions that row has its key;
+        `bias` is the rows' attention bias (`Transformer.attention_bias`).
         """
         total = attention[0].scores.new_zeros(())
         # Every row keeps its own BOS.
-        is_moved = F.pad(moved, (1, 0))[:, :, None]
+        is_moved = F.pad(moved, (1, 0))[..., None]
         for place, head in enumerate(self.comparing):
             layer, number = self._place(head)
             q, k = attention[layer].q[number], attention[layer].k[number]
-            scores = torch.where(is_moved, k.roll(1, 0), k) @ q.transpose(-1, -2) + bias
-            total = total + self._divergence(head, scores, crossed[:, place], there)
+            for other in range(moved.shape[1]):
+                keys = torch.where(is_moved[:, other], k.roll(1 + other, 0), k)
+                scores = keys @ q.transpose(-1, -2) + bias
+                total = total + self._divergence(head, scores, crossed[:, other, place], there)
         return total
 
     def _place(self, head: Variable) -> tuple[int, int]:

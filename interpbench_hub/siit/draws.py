@@ -58,10 +58,11 @@ class StepDraw(NamedTuple):
     """What the circuit's comparing heads compare in every row, q and k [plain or intervened row, head, 2, pos]: see
     `AttentionTargets.compared`."""
     crossed: Tensor
-    """What comparing heads select if some of each row's keys are those of the row before, plain and intervened rows
-    apart [plain or intervened row, head, query, key]: see `AttentionTargets.crossed`."""
+    """What comparing heads select if some of each row's keys are those of the row before, of the one before that, and
+    so on, plain and intervened rows apart [plain or intervened row, other row, head, query, key]: see
+    `AttentionTargets.crossed`."""
     moved: Tensor
-    """At which positions these keys are [plain or intervened row, pos]."""
+    """At which positions these keys are [plain or intervened row, other row, pos]."""
     mixed: Tensor
     """Which edges into the MLPs of `Mixing` carry what they carry in the row before [source and base, edge]."""
     mixed_codes: Tensor
@@ -213,6 +214,7 @@ class Draws:
         edges = [edges.reshape(steps, -1, self.space.n_edges) for edges in (circuit, outside)]
         masks = self.space.to_mask(torch.cat(edges, dim=1).flatten(0, 1))
         no_kinds = torch.full((steps, n_circuit), -1)
+        others = (*compared.shape[:2], recipe.crossed_rows)
         return StepDraw(
             ids=to_ids(self.case, tokens, lengths).unflatten(0, (steps, 2 * n_pairs)),
             lengths=(lengths + 1).view(steps, -1),
@@ -224,8 +226,8 @@ class Draws:
             target_variables=target_variables,
             selected=torch.cat([*selected, target_selected], dim=1),
             compared=compared,
-            crossed=compared.new_zeros(*compared.shape[:3], *compared.shape[-1:] * 2, dtype=torch.uint8),
-            moved=torch.zeros(*compared.shape[:2], compared.shape[-1], dtype=torch.bool),
+            crossed=compared.new_zeros(*others, compared.shape[2], *compared.shape[-1:] * 2, dtype=torch.uint8),
+            moved=torch.zeros(*others, compared.shape[-1], dtype=torch.bool),
             mixed=torch.zeros(steps, 2 * n_pairs, self.mixing.n_edges, dtype=torch.bool),
             mixed_codes=codes.new_zeros(*codes.shape[:2], self.mixing.n_variables, codes.shape[2]),
             ablations=torch.cat([no_kinds, ablations.view(steps, n_outside)], dim=1),
@@ -278,22 +280,26 @@ class Draws:
         return torch.zeros(len(lengths), 0, 2, next(iter(values.values())).shape[1], dtype=torch.long)
 
     def _crossed(self, number: int, block: StepDraw) -> dict[str, Tensor]:
-        """`StepDraw.crossed` and `moved` of a whole block: the row before may be a replayed one."""
+        """`StepDraw.crossed` and `moved` of a whole block: the rows before may be replayed ones."""
         if not self.attention or not block.compared.shape[2]:
             return {}
         n_plain, n_groups = block.lengths.shape[1], self.recipe.circuit_groups + self.recipe.outside_groups
         generator = torch.Generator().manual_seed(seeded("crossed", self.seed, number))
-        # Half of the rows have all keys from the row before, as an exchange of k does. The others tell what two rows
+        # Half of the rows have all keys from another row, as an exchange of k does. The others tell what two rows
         # hold apart key by key: names that no sentence of training has together, or neighbours in an order.
-        share = 2 * torch.rand(*block.moved.shape[:2], 1, generator=generator)
+        share = 2 * torch.rand(*block.moved.shape[:3], 1, generator=generator)
         drawn = torch.rand(block.moved.shape, generator=generator) < share
         of_bases = block.lengths[:, self.recipe.n_pairs :].repeat(1, n_groups)
         compared, drawn = (part.tensor_split([n_plain], dim=1) for part in (block.compared, drawn))
         positions = torch.arange(block.moved.shape[-1])
         crossed, moved = [], []
         for held, some, lengths in zip(compared, drawn, (block.lengths - 1, of_bases - 1), strict=True):
-            moved.append(some & (positions < lengths.roll(1, 1)[..., None]))
-            crossed.append(self.attention.crossed(held, lengths, moved[-1]))
+            selected, kept = [], []
+            for other, of_other in enumerate(some.unbind(2)):
+                kept.append(of_other & (positions < lengths.roll(1 + other, 1)[..., None]))
+                selected.append(self.attention.crossed(held, lengths, kept[-1], 1 + other))
+            crossed.append(torch.stack(selected, dim=2))
+            moved.append(torch.stack(kept, dim=2))
         return {"crossed": torch.cat(crossed, dim=1), "moved": torch.cat(moved, dim=1)}
 
     def _mixed(self, number: int, block: StepDraw) -> dict[str, Tensor]:

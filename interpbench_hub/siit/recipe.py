@@ -60,6 +60,8 @@ class Recipe:
     """Weight of what pairs of rows add to these helps: as a share of `attention_weight`, queries that look at another
     row's keys (`AttentionTargets.crossed_loss`); as a share of `probe_weight`, MLPs that read a part from another row
     (`Mixing`). Otherwise only rows with an exchanged edge have such combinations."""
+    crossed_rows: int = 1
+    """How many other rows each row's queries look at."""
     language_weight: float = 0.1
     """Weight of the loss of predicting every next token, in cases whose inputs are sentences."""
     learning_rate: float = 3e-3
@@ -89,7 +91,7 @@ class Recipe:
     """What ends training early: grade `path`, `edge` or `node`, or `behaviour` alone."""
 
     def __post_init__(self) -> None:
-        for name in ("n_pairs", "steady_steps", "max_steps", "check_every", "rare_candidates"):
+        for name in ("n_pairs", "steady_steps", "max_steps", "check_every", "rare_candidates", "crossed_rows"):
             if getattr(self, name) < 1:
                 raise SettingError(f"recipe {self.name}: {name} is {getattr(self, name)!r}; it is at least 1")
         for name in (

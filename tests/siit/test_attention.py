@@ -239,8 +239,9 @@ def moved_at_random(there: Tensor, before: Tensor) -> Tensor:
     return drawn & before
 
 
+@pytest.mark.parametrize("distance", [1, 3])
 @pytest.mark.parametrize("case_id", COMPARING_IDS)
-def test_crossed_rows_select_and_lose_as_a_loop_says(case_id):
+def test_crossed_rows_select_and_lose_as_a_loop_says(case_id, distance):
     case = get_case(case_id)
     targets, model = AttentionTargets(case), Transformer(transformer_config(case), seed=3)
     inputs, lengths = case.pair_sampler(seed=4).inputs(14)
@@ -250,12 +251,12 @@ def test_crossed_rows_select_and_lose_as_a_loop_says(case_id):
     held = [{**slow.values(row), "tokens": row} for row in rows]
     there = torch.arange(inputs.shape[1]) < lengths[:, None]
     # Two batches: rows of one never look at the other's.
-    before = [6, *range(6), 13, *range(7, 13)]
+    before = [*range(7 - distance, 7), *range(7 - distance), *range(14 - distance, 14), *range(7, 14 - distance)]
     moved = moved_at_random(there, there[before])
     shares = {float(row.sum() / reached.sum()) for row, reached in zip(moved, there[before], strict=True)}
     assert {0.0, 1.0} < shares
     compared = targets.compared(values).unflatten(0, (2, 7))
-    found = targets.crossed(compared, lengths.view(2, 7), moved.unflatten(0, (2, 7))).flatten(0, 1)
+    found = targets.crossed(compared, lengths.view(2, 7), moved.unflatten(0, (2, 7)), distance).flatten(0, 1)
     assert targets.comparing and len(set(lengths.tolist())) > 1
     chosen: list[dict[str, list[list[int] | None]]] = []
     for row, other in enumerate(before):
@@ -269,29 +270,36 @@ def test_crossed_rows_select_and_lose_as_a_loop_says(case_id):
 
     attention: list[Attention] = []
     model.run(to_ids(case, inputs, lengths), lengths + 1, attention=attention)
-    # One batch now: the first row looks at the last.
-    moved = moved_at_random(there, there.roll(1, 0))
-    crossed = targets.crossed(targets.compared(values)[None], lengths[None], moved[None])[0]
+    # One batch now: the first row looks at the last, and at those before it.
+    moved = torch.stack([moved_at_random(there, there.roll(1 + other, 0)) for other in range(distance)], dim=1)
+    crossed = torch.stack(
+        [
+            targets.crossed(targets.compared(values)[None], lengths[None], moved[None, :, other], 1 + other)[0]
+            for other in range(distance)
+        ],
+        dim=1,
+    )
     bias = model.attention_bias(1 + inputs.shape[1], lengths + 1)
     assert bias is not None
     loss = targets.crossed_loss(attention, crossed, moved, bias, there)
-    width = 1 + inputs.shape[1]
-    scores = [torch.full(of_layer.scores.shape, -torch.inf) for of_layer in attention]
-    for of_layer, (q, k, _) in zip(scores, attention, strict=True):
-        for row in range(14):
-            for query in range(width):
-                for key in range(1 + int(lengths[row])):
-                    of_row = row - 1 if key and bool(moved[row, key - 1]) else row
-                    if not (case.causal and key > query):
-                        of_layer[:, row, key, query] = (k[:, of_row, key] * q[:, row, query]).sum(-1)
-    chosen = [
-        {
-            head.name: crossed_by_loop(case, head, held[row], held[row - 1], moved[row].tolist())
-            for head in targets.comparing
-        }
-        for row in range(14)
-    ]
-    expected = slow_loss(targets, targets.comparing, scores, chosen)
+    width, expected = 1 + inputs.shape[1], torch.zeros(())
+    for other in range(distance):
+        scores = [torch.full(of_layer.scores.shape, -torch.inf) for of_layer in attention]
+        for of_layer, (q, k, _) in zip(scores, attention, strict=True):
+            for row in range(14):
+                for query in range(width):
+                    for key in range(1 + int(lengths[row])):
+                        of_row = row - 1 - other if key and bool(moved[row, other, key - 1]) else row
+                        if not (case.causal and key > query):
+                            of_layer[:, row, key, query] = (k[:, of_row, key] * q[:, row, query]).sum(-1)
+        chosen = [
+            {
+                head.name: crossed_by_loop(case, head, held[row], held[row - 1 - other], moved[row, other].tolist())
+                for head in targets.comparing
+            }
+            for row in range(14)
+        ]
+        expected = expected + slow_loss(targets, targets.comparing, scores, chosen)
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -306,7 +314,7 @@ def test_crossed_sentences_select_what_an_exchange_of_the_keys_selects(case_id):
     values = high_level.run(inputs, lengths)
     source = {name: codes.roll(1, 0) for name, codes in values.items()}
     moved = torch.ones_like(inputs, dtype=torch.bool)
-    found = targets.crossed(targets.compared(values)[None], lengths[None], moved[None])[0]
+    found = targets.crossed(targets.compared(values)[None], lengths[None], moved[None], 1)[0]
     for place, head in enumerate(targets.comparing):
         key = next(read for read in head.reads if read.slot == "k")
         edge = Edge(case.alignment.node_of[key.variable], case.alignment.node_of[head.name], "k")

@@ -1,6 +1,7 @@
 """Blocks of steps: every row against the program on that row alone, what they depend on, and which pairs come again."""
 
 from functools import cache
+from itertools import product
 from typing import Any
 
 import pytest
@@ -65,8 +66,8 @@ def edges_of(space: EdgeSpace, mask: Tensor) -> set[int]:
     return {of_place[receiver, sender] for receiver, sender in mask.nonzero().tolist()}
 
 
-def test_crossed_rows_look_at_keys_of_the_row_before_in_their_step_and_side_replayed_ones_included():
-    draws = draws_of("case_21")
+def test_crossed_rows_look_at_keys_of_the_rows_before_in_their_step_and_side_replayed_ones_included():
+    draws = draws_of("case_21", EDGE_SIIT.changed(crossed_rows=3))
     assert draws.attention
     (head,) = draws.attention.comparing
     first = draws.block(0, even(draws), None)
@@ -76,17 +77,20 @@ def test_crossed_rows_look_at_keys_of_the_row_before_in_their_step_and_side_repl
         lengths = torch.cat([block.lengths, block.lengths[:, N_PAIRS:].repeat(1, n_groups)], dim=1) - 1
         for step in (0, 3, BLOCK_STEPS - 1):
             for start, stop in ((0, 2 * N_PAIRS), (2 * N_PAIRS, lengths.shape[1])):
-                for row in range(start, stop):
-                    before = row - 1 if row > start else stop - 1
+                for row, distance in product(range(start, stop), (1, 2, 3)):
+                    before = row - distance if row - distance >= start else row - distance + stop - start
                     q, own, theirs = *block.compared[step, row, 0], block.compared[step, before, 0, 1]
-                    moved = block.moved[step, row]
+                    moved = block.moved[step, row, distance - 1]
                     assert not moved[lengths[step, before] :].any()
                     slots: Slots = {"q": q[None], "k": torch.where(moved, theirs, own)[None]}
                     expected = draws.case.high_level.selects(head, slots, lengths[step, row : row + 1], len(q))
-                    assert torch.equal(block.crossed[step, row], expected.to(torch.uint8))
+                    assert torch.equal(block.crossed[step, row, distance - 1], expected.to(torch.uint8))
         # Half of the rows look at nothing but the row before; the others at anything from that to their own keys.
         sides = lengths.tensor_split([2 * N_PAIRS], dim=1)
-        shares = block.moved.sum(-1) / torch.cat([side.roll(1, 1) for side in sides], dim=1)
+        reached = torch.stack([torch.cat([side.roll(n, 1) for side in sides], dim=1) for n in (1, 2, 3)], dim=2)
+        shares = block.moved.sum(-1) / reached
+        # Each has a share of its own for every one of them.
+        assert not torch.equal(block.moved[:, :, 0].all(-1), block.moved[:, :, 1].all(-1))
         assert 0.48 < (shares == 1).float().mean() < 0.62
         assert 0.1 < ((shares > 0) & (shares < 0.5)).float().mean() < 0.3
     # Without them nothing is kept.
@@ -287,7 +291,7 @@ def test_without_probes_no_variables_and_no_selections_are_kept():
     assert block.target_variables.shape == (BLOCK_STEPS, 5 * N_PAIRS, 0, case.max_len - 1)
     assert block.selected.shape == (BLOCK_STEPS, 7 * N_PAIRS, 0, 1, 1)
     without = {"variables", "target_variables", "selected", "compared", *OF_THE_ROW_BEFORE}
-    assert block.crossed.shape[2] == block.mixed.shape[2] == block.mixed_codes.shape[2] == 0
+    assert block.crossed.shape[3] == block.mixed.shape[2] == block.mixed_codes.shape[2] == 0
     kept = [name for name in StepDraw._fields if name not in without]
     other = first_block("case_13", EDGE_SIIT)[1]
     assert all(torch.equal(getattr(block, name), getattr(other, name)) for name in kept)
