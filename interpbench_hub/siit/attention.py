@@ -23,8 +23,8 @@ class AttentionTargets:
 
     A head's attention should be spread evenly over what it selects: the keys, and BOS if it selects none. A head that
     counts always selects BOS as well, for the share that BOS gets tells the count. In sentences, where several names
-    are no name whatever their shares, it may be spread over them as it likes; each
-    by itself should outweigh all that is not selected, so that no two names look alike to a head.
+    are no name whatever their shares, it may be spread over them in any way; each by itself should outweigh all that is
+    not selected, so that no two names look alike to a head.
     """
 
     def __init__(self, case: Case) -> None:
@@ -117,18 +117,16 @@ class AttentionTargets:
 
     def _divergence(self, head: Variable, scores: Tensor, selected: Tensor, there: Tensor) -> Tensor:
         """Mean divergence of one head's `scores` [row, 1 + key, 1 + query] from `selected` [row, query, key]."""
-        attention = scores[:, :, 1:].log_softmax(1)
-        chosen = selected.transpose(1, 2)
-        keys = (chosen == SELECTED).to(attention.dtype)
-        n_keys = keys.sum(1, keepdim=True)
-        bos = torch.ones_like(n_keys) if head.kind == "fraction" else (n_keys == 0).to(keys.dtype)
-        target = torch.cat([bos, keys], dim=1) / (bos + n_keys)
-        counts = (there & ~(chosen == UNCLEAR).any(1)).to(attention.dtype)
+        scores, chosen = scores[:, :, 1:], selected.transpose(1, 2)
+        keys = chosen == SELECTED
+        has_none = ~keys.any(1, keepdim=True)
+        wanted = torch.cat([torch.ones_like(has_none) if head.kind == "fraction" else has_none, keys], dim=1)
+        counts = (there & ~(chosen == UNCLEAR).any(1)).to(scores.dtype)
         if self.case.is_language:
-            apart = _contrast(scores[:, :, 1:], target > 0)
-            return (apart * balanced(counts, n_keys[:, 0] == 0)).sum()
+            return (_contrast(scores, wanted) * balanced(counts, has_none[:, 0])).sum()
+        target = wanted / wanted.sum(1, keepdim=True)
         # Keys out of reach have a logarithm of -inf, and no share of the target.
-        apart = torch.where(target > 0, target * (target.log() - attention), 0.0).sum(1)
+        apart = torch.where(wanted, target * (target.log() - scores.log_softmax(1)), 0.0).sum(1)
         return (apart * counts).sum() / counts.sum().clamp(min=1)
 
 
