@@ -66,10 +66,12 @@ def quick_check(
     n_counted = sum(entry.count for entry in edges)
     failing = {key: entry for key, entry in tally.items() if entry.correct < entry.count}
     universe = measurement.space.edges
-    measurement.tally = Tally()
+    only: set[EntryKey] = set()
     if suspects is not None:
-        only: set[EntryKey] = {("edge_strict", str(universe[place]), ablation) for place, ablation in suspects}
+        only = {("edge_strict", str(universe[place]), ablation) for place, ablation in suspects}
         only |= {key for key in failing if key[0] == "edge_strict"}
+    measurement.tally = Tally()
+    if only:
         measurement.edge_strict(measurement.sampled(SINGLE_PAIRS, "suspects"), only=only)
     worst_suspect = min((entry.accuracy for entry in measurement.tally.entries("edge_strict")), default=1.0)
     return QuickCheck(

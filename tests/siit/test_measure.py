@@ -357,6 +357,18 @@ def test_a_quick_check_sees_what_a_certificate_sees():
         assert suspicious == replace(missed, edge_strict=suspicious.edge_strict)
 
 
+def test_a_quick_check_runs_nothing_for_single_edges_where_none_is_suspected_or_found_at_fault(monkeypatch):
+    case = get_case("case_13")
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("no edge is to be looked at by itself")
+
+    monkeypatch.setattr(Measurement, "edge_strict", never)
+    assert quick_check(case, compiled(case), n_pairs=64, n_edge_rows=256, seed=0, suspects=()).worst == 1
+    with pytest.raises(AssertionError, match="by itself"):
+        quick_check(case, compiled(case), n_pairs=64, n_edge_rows=256, seed=0, suspects=[(0, "zero")])
+
+
 def test_a_quick_check_looks_at_inputs_that_training_never_draws_and_certificates_do_not_either(monkeypatch):
     case = get_case("case_20")
     assert is_split(case, case.max_len - 1)
