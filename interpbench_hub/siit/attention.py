@@ -57,22 +57,23 @@ class AttentionTargets:
             compared[:, place, 0], compared[:, place, 1] = codes["q"], codes["k"]
         return compared
 
-    def crossed(self, compared: Tensor, lengths: Tensor, moved: Tensor, distance: int) -> Tensor:
-        """What comparing heads select if some of each row's keys are those of the row `distance` before, the last
-        rows being before the first: [batch, row, comparing head, query, key].
+    def crossed(self, compared: Tensor, lengths: Tensor, moved: Tensor) -> Tensor:
+        """What comparing heads select if some of each row's keys are those of the row before, of the one before that,
+        and so on, the last rows being before the first: [batch, row, other row, comparing head, query, key].
 
         `compared` [batch, row, comparing head, 2, pos] as `compared` gives them; `lengths` [batch, row]; `moved`
-        [batch, row, pos] says at which positions that row has its key.
+        [batch, row, other row, pos] says at which positions that row has its key.
         """
-        q, k = compared.unbind(3)
-        k = torch.where(moved[:, :, None], k.roll(distance, 1), k)
-        q, k, lengths = q.flatten(0, 1), k.flatten(0, 1), lengths.flatten()
-        width = q.shape[-1]
+        n_others, width = moved.shape[2:]
+        q, own = compared.unbind(3)
+        k = torch.stack([own.roll(1 + other, 1) for other in range(n_others)], dim=2)
+        k = torch.where(moved[:, :, :, None], k, own[:, :, None]).flatten(0, 2)
+        q, lengths = (part.flatten(0, 1).repeat_interleave(n_others, 0) for part in (q, lengths))
         selected = torch.zeros(*q.shape, width, dtype=torch.uint8)
         for place, head in enumerate(self.comparing):
             codes: Slots = {"q": q[:, place], "k": k[:, place]}
             selected[:, place] = self.case.high_level.selects(head, codes, lengths, width)
-        return selected.unflatten(0, compared.shape[:2])
+        return selected.unflatten(0, moved.shape[:3])
 
     def loss(self, attention: Sequence[Attention], selected: Tensor, there: Tensor) -> Tensor:
         """Sum over the heads of the mean divergence of their attention from its target, in nats: a scalar.

@@ -294,12 +294,9 @@ class Draws:
         positions = torch.arange(block.moved.shape[-1])
         crossed, moved = [], []
         for held, some, lengths in zip(compared, drawn, (block.lengths - 1, of_bases - 1), strict=True):
-            selected, kept = [], []
-            for other, of_other in enumerate(some.unbind(2)):
-                kept.append(of_other & (positions < lengths.roll(1 + other, 1)[..., None]))
-                selected.append(self.attention.crossed(held, lengths, kept[-1], 1 + other))
-            crossed.append(torch.stack(selected, dim=2))
-            moved.append(torch.stack(kept, dim=2))
+            of_others = torch.stack([lengths.roll(1 + other, 1) for other in range(self.recipe.crossed_rows)], dim=2)
+            moved.append(some & (positions < of_others[..., None]))
+            crossed.append(self.attention.crossed(held, lengths, moved[-1]))
         return {"crossed": torch.cat(crossed, dim=1), "moved": torch.cat(moved, dim=1)}
 
     def _mixed(self, number: int, block: StepDraw) -> dict[str, Tensor]:

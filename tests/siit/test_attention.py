@@ -256,7 +256,10 @@ def test_crossed_rows_select_and_lose_as_a_loop_says(case_id, distance):
     shares = {float(row.sum() / reached.sum()) for row, reached in zip(moved, there[before], strict=True)}
     assert {0.0, 1.0} < shares
     compared = targets.compared(values).unflatten(0, (2, 7))
-    found = targets.crossed(compared, lengths.view(2, 7), moved.unflatten(0, (2, 7)), distance).flatten(0, 1)
+    # Rows nearer by have none of their keys moved.
+    of_others = torch.zeros(14, distance, moved.shape[1], dtype=torch.bool)
+    of_others[:, -1] = moved
+    found = targets.crossed(compared, lengths.view(2, 7), of_others.unflatten(0, (2, 7))).flatten(0, 1)[:, -1]
     assert targets.comparing and len(set(lengths.tolist())) > 1
     chosen: list[dict[str, list[list[int] | None]]] = []
     for row, other in enumerate(before):
@@ -272,13 +275,7 @@ def test_crossed_rows_select_and_lose_as_a_loop_says(case_id, distance):
     model.run(to_ids(case, inputs, lengths), lengths + 1, attention=attention)
     # One batch now: the first row looks at the last, and at those before it.
     moved = torch.stack([moved_at_random(there, there.roll(1 + other, 0)) for other in range(distance)], dim=1)
-    crossed = torch.stack(
-        [
-            targets.crossed(targets.compared(values)[None], lengths[None], moved[None, :, other], 1 + other)[0]
-            for other in range(distance)
-        ],
-        dim=1,
-    )
+    crossed = targets.crossed(targets.compared(values)[None], lengths[None], moved[None])[0]
     bias = model.attention_bias(1 + inputs.shape[1], lengths + 1)
     assert bias is not None
     loss = targets.crossed_loss(attention, crossed, moved, bias, there)
@@ -314,7 +311,7 @@ def test_crossed_sentences_select_what_an_exchange_of_the_keys_selects(case_id):
     values = high_level.run(inputs, lengths)
     source = {name: codes.roll(1, 0) for name, codes in values.items()}
     moved = torch.ones_like(inputs, dtype=torch.bool)
-    found = targets.crossed(targets.compared(values)[None], lengths[None], moved[None], 1)[0]
+    found = targets.crossed(targets.compared(values)[None], lengths[None], moved[None, :, None])[0, :, 0]
     for place, head in enumerate(targets.comparing):
         key = next(read for read in head.reads if read.slot == "k")
         edge = Edge(case.alignment.node_of[key.variable], case.alignment.node_of[head.name], "k")
