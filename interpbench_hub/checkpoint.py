@@ -78,12 +78,15 @@ class Provenance:
     """The day, YYYY-MM-DD."""
     earlier_ends: tuple[int, ...] = ()
     """Numbers of steps after which training ended short of its goal and was given more."""
+    started_from: str | None = None
+    """SHA-256 of the weights that the last of `earlier_ends` left, if training went on from these alone and not from
+    its saved state. Steps and seconds count both."""
 
     def to_dict(self) -> dict[str, Any]:
         """The `provenance` of `config.json`; a run that was never given more steps does not mention it."""
         data = asdict(self)
-        ends = data.pop("earlier_ends")
-        return {**data, "earlier_ends": list(ends)} if ends else data
+        rare = {"earlier_ends": list(data.pop("earlier_ends")), "started_from": data.pop("started_from")}
+        return data | {name: value for name, value in rare.items() if value}
 
 
 @dataclass(frozen=True)

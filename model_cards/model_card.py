@@ -239,7 +239,8 @@ def _steps(provenance: Provenance) -> str:
     steps = f"{provenance.steps:,}"
     if provenance.earlier_ends:
         ends = ", then ".join(f"{step:,}" for step in provenance.earlier_ends)
-        steps += f" (it was to end after {ends}, and was given more)"
+        weights = f", with the weights {provenance.started_from[:12]}... alone" if provenance.started_from else ""
+        steps += f" (it was to end after {ends}, and was given more{weights})"
     return steps
 
 

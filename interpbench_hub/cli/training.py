@@ -46,6 +46,13 @@ def train(
         int, typer.Option(min=1, help="Threads of each run; with 2, wide models take two thirds of the time.")
     ] = 1,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what is in the folder and start anew.")] = False,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or name of a model of the same case, recipe and size, bundled or on the Hub, whose weights to "
+            "begin with; its steps count in --max-steps."
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Runs at the same time; as many as there are cores for if left out.")
     ] = None,
@@ -85,10 +92,12 @@ def train(
     }
     if len(ids) == 1 and not given:
         _import(imports)
-        _train_one(ids[0], out=out, restart=restart, **common)
+        _train_one(ids[0], out=out, restart=restart, start_from=start_from, **common)
         return
     if restart:
         raise typer.BadParameter("--restart is for one run; to train anew, delete the runs or choose another --out")
+    if start_from is not None:
+        raise typer.BadParameter("--start-from is for one run; name one case, and none of the options of many")
     _import(imports)
     _train_many(ids, tier, out=out or Path("runs"), imports=imports or (), **common, **given)
 

@@ -84,7 +84,7 @@ class IoiCase(Case):
     def d_model(self) -> int:
         # Every head writes names. What one receiver reads and another must not takes dimensions of its own, or names
         # that training never shows together are mistaken for others: as many heads as `ioi` has share 64 of them.
-        return 64 * max(1, round(len(self.heads) / 4))
+        return 64 * max(1, round(len(self.heads) / 6))
 
     @property
     def normalization_type(self) -> Literal["LN"]:
@@ -97,8 +97,10 @@ class IoiCase(Case):
         # LayerNorm heads can take larger steps: at step 500 `ioi` has 79 % of its exchanged edges right, not 64 %. In
         # wide streams they cannot: at step 150 they are twice as far from what they should attend to.
         own = {"attention_rate": 6.0} if self.d_model == 64 else {}
-        # Names that no sentence of training has together are told apart where the queries of one meet another's keys.
-        return {"isolated_steps": max(800, 100 * len(self.heads)), "rare_share": 0.0, "crossed_rows": 8} | own
+        # Names that no sentence of training has together are told apart where the queries of one meet another's keys,
+        # and nowhere else: a cool-down that takes this away forgets them.
+        apart = {"crossed_rows": 4, "lasting_attention": True}
+        return {"isolated_steps": max(800, 100 * len(self.heads)), "rare_share": 0.0} | apart | own
 
     @property
     def is_language(self) -> bool:

@@ -28,7 +28,7 @@ _MEANINGS = {
     "induction": "the name before the position that follows an earlier mention of this name: the name again",
     "s_inhibition": f"the name said twice, {TAIL} positions before: not to be said again",
     "name_mover": "the one name said so far that no S-inhibition names; none if several are left",
-    "backup_name_mover": "the name that a second name mover chose where a third chose what the first does here",
+    "backup_name_mover": "the name that the first name mover chose where the second chose what the first does here",
     ANSWER: f"the name that the last mover says, {NOBODY!r} if it says none",
 }
 
@@ -57,23 +57,21 @@ FULL: dict[str, HeadReads] = {
     "previous_token_1": (0, _moves("tokens")),
     "previous_token_2": (0, _moves("tokens")),
     "duplicate_token_1": (0, _finds()),
-    "duplicate_token_2": (1, _finds()),
     # A wrong name in all that a head reads would go unnoticed.
+    "duplicate_token_2": (1, _finds("duplicate_token_1")),
+    "duplicate_token_3": (2, _finds("duplicate_token_2")),
     "induction_1": (1, _finds("tokens", "previous_token_1", "previous_token_2")),
     "induction_2": (2, _finds("induction_1", "previous_token_2", "previous_token_2")),
-    "s_inhibition_1": (2, _moves("duplicate_token_1")),
-    "s_inhibition_2": (2, _moves("duplicate_token_2")),
-    "s_inhibition_3": (3, _moves("induction_2")),
-    # Each after an S-inhibition of its own. To leave out a name that one query in three holds, a head must tell a
-    # third of a name from other names' likeness, which is as large: of a hundred in 32 dimensions
-    # sqrt(1/32 - 1/100).
+    "s_inhibition_1": (3, _moves("duplicate_token_3")),
+    "s_inhibition_2": (3, _moves("induction_2")),
+    # Each after an S-inhibition of its own. To leave out a name that one query in two holds, a head must tell half a
+    # name from other names' likeness, which is nearly as large.
     "name_mover_1": (4, _finds("s_inhibition_1")),
     "name_mover_2": (4, _finds("s_inhibition_2")),
-    "name_mover_3": (4, _finds("s_inhibition_3")),
-    # One head compares them. Votes that the logits add up would have to be told from one vote less: with five of them
-    # a fifth of what each of a hundred names counts, where a head's softmax tells a match from none.
-    # Its keys are those of the third, which alone says nothing before the end: no name has been said twice there.
-    "backup_name_mover": (5, _finds("name_mover_1", "name_mover_3", "name_mover_2")),
+    # One head compares them. Votes that the logits add up would have to be told from one vote less, where a head's
+    # softmax tells a match from none. Its keys are those of the second, which alone says nothing before the end: no
+    # name has been said twice there.
+    "backup_name_mover": (5, _finds("name_mover_1", "name_mover_2", "name_mover_1")),
 }
 """The heads of `ioi_full`."""
 

@@ -55,7 +55,7 @@ class IoiModel(CausalModel):
                 chosen = _other(compared["q"], compared["k"])
             case _:
                 chosen = _equal(compared["q"], compared["k"])
-        found, reachable = chosen * SELECTED, _reachable(width, lengths)
+        found, reachable = chosen.to(torch.uint8) * SELECTED, _reachable(width, lengths)
         if "q" in compared:
             found = found.masked_fill(_unclear(compared, reachable)[:, :, None], UNCLEAR)
         return found * reachable

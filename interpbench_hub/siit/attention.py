@@ -99,15 +99,18 @@ class AttentionTargets:
         `bias` is the rows' attention bias (`Transformer.attention_bias`).
         """
         total = attention[0].scores.new_zeros(())
+        rows, n_others, width = moved.shape
         # Every row keeps its own BOS.
         is_moved = F.pad(moved, (1, 0))[..., None]
+        before = ((torch.arange(rows)[:, None] - torch.arange(1, 1 + n_others)) % rows).flatten().to(moved.device)
+        chosen, there = crossed.flatten(0, 1), there.repeat_interleave(n_others, 0)
         for place, head in enumerate(self.comparing):
             layer, number = self._place(head)
-            q, k = attention[layer].q[number], attention[layer].k[number]
-            for other in range(moved.shape[1]):
-                keys = torch.where(is_moved[:, other], k.roll(1 + other, 0), k)
-                scores = keys @ q.transpose(-1, -2) + bias
-                total = total + self._divergence(head, scores, crossed[:, other, place], there)
+            q, k, own = (part[number] for part in attention[layer])
+            others = k.index_select(0, before).unflatten(0, (rows, n_others))
+            scores = others @ q[:, None].transpose(-1, -2) + bias[:, None]
+            scores = torch.where(is_moved, scores, own[:, None]).flatten(0, 1)
+            total = total + n_others * self._divergence(head, scores, chosen[:, place], there)
         return total
 
     def _place(self, head: Variable) -> tuple[int, int]:

@@ -56,6 +56,8 @@ class Recipe:
     is under the interchange."""
     attention_weight: float = 1.0
     """Weight, as a share of `probe_weight`, of the loss of what the circuit's heads attend to."""
+    lasting_attention: bool = False
+    """Whether that loss keeps its weight in a cool-down, in which that of probes falls to a tenth."""
     crossed_weight: float = 1.0
     """Weight of what pairs of rows add to these helps: as a share of `attention_weight`, queries that look at another
     row's keys (`AttentionTargets.crossed_loss`); as a share of `probe_weight`, MLPs that read a part from another row
@@ -122,15 +124,15 @@ class Recipe:
         if not self.ablations or not set(self.ablations) <= {"resample", "zero", "mean"}:
             raise SettingError(f"recipe {self.name}: ablations are {self.ablations!r}; of resample, zero, mean")
 
-    def rate(self, step: int, cooling_from: int | None = None) -> float:
-        """Learning rate of a step, counted from 0.
+    def rate(self, step: int, cooling_from: int | None = None, started: int = 0) -> float:
+        """Learning rate of a step, counted from 0; `started` is where the run took over another's weights.
 
         It needs no length of the run: it falls so slowly that training goes on learning for as long as it takes, and
         a cool-down, wherever it starts, takes out the noise that is left.
         """
         if cooling_from is not None:
-            return self.rate(cooling_from) * max(0.01, 1 - self._cooled(step, cooling_from))
-        return self.learning_rate * self._fallen(step) * min(1.0, (step + 1) / max(self.warm_up, 1))
+            return self.rate(cooling_from, None, started) * max(0.01, 1 - self._cooled(step, cooling_from))
+        return self.learning_rate * self._fallen(step) * min(1.0, (step + 1 - started) / max(self.warm_up, 1))
 
     def probe_weight_at(self, step: int, cooling_from: int | None = None) -> float:
         """Weight of the probes' loss in a step: they lead at first, and what the program needs has the last word.
@@ -139,9 +141,18 @@ class Recipe:
         heads should do that Adam magnifies its noise: large models that are let go lose what they have learnt.
         """
         if cooling_from is not None:
-            left = max(_LAST_PROBES, 1 - 2 * self._cooled(step, cooling_from))
-            return self.probe_weight_at(cooling_from) * left
+            return self.probe_weight_at(cooling_from) * self._left(step, cooling_from)
         return self.probe_weight * self._fallen(step)
+
+    def attention_weight_at(self, step: int, cooling_from: int | None = None) -> float:
+        """Weight of the loss of attention in a step, as a share of `probe_weight_at`."""
+        if self.lasting_attention and cooling_from is not None:
+            return self.attention_weight / self._left(step, cooling_from)
+        return self.attention_weight
+
+    def _left(self, step: int, cooling_from: int) -> float:
+        """What is left of the probes' weight in a step of a cool-down."""
+        return max(_LAST_PROBES, 1 - 2 * self._cooled(step, cooling_from))
 
     def _fallen(self, step: int) -> float:
         """What is left of the peak rate in a step without a cool-down."""

@@ -57,6 +57,7 @@ def train(
     device: str = "cpu",
     threads: int = 1,
     restart: bool = False,
+    start_from: str | Path | None = None,
     report: Report | None = None,
     **changes: Any,
 ) -> Path:
@@ -73,11 +74,15 @@ def train(
         threads: torch threads. With 2, models of 64 dimensions and more take two thirds of the time; others gain
             nothing.
         restart: forget what is in `out` and start anew.
+        start_from: folder or id, as `load_model` takes, of a model of this case and recipe to begin with instead of
+            random weights. Its steps count, so `max_steps` must be more. Of no account once the run has a state of its
+            own.
         report: called with every event of the run (a dictionary with `event` and `step`).
         **changes: fields of the recipe to change, such as `max_steps=2000`.
 
     Raises:
-        SettingError: the folder holds another run, a recipe's field or the device cannot be as given.
+        SettingError: the folder holds another run, a recipe's field, the device or the model to start from cannot be
+            as given.
         BusyError: another process is training in the folder.
 
     >>> train("case_3", out="runs/case_3", seed=0)  # doctest: +SKIP
@@ -85,6 +90,7 @@ def train(
     case = get_case(case) if isinstance(case, str) else case
     chosen = recipe_for(case, recipe).changed(**changes)
     checked_device(device)
+    start = None if start_from is None else _start(start_from, case, chosen)
     folder = Path(out) if out is not None else run_folder("runs", case.id, chosen.name, seed)
     folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder), torch_threads(threads):
@@ -97,6 +103,8 @@ def train(
             return folder
         else:
             _take_up(folder, trainer)
+        if start is not None and trainer.state.step == 0:
+            trainer.start_from(start)
         return _Run(trainer, folder, report).finish()
 
 
@@ -182,6 +190,31 @@ def _take_up(folder: Path, trainer: Trainer) -> None:
     trainer.take_up(state)
     if not (folder / TRAINING_STATE_FILE).exists():
         (folder / ENDED_STATE_FILE).replace(folder / TRAINING_STATE_FILE)
+
+
+def _start(name_or_path: str | Path, case: Case, recipe: Recipe) -> Checkpoint:
+    """The model a run starts from; of another case, recipe or size, or with no steps left, it is an error."""
+    checkpoint = load_checkpoint(resolve(name_or_path, files=MODEL_FILES))
+    origin = checkpoint.config.provenance
+    found: dict[str, Any] = {
+        "case": checkpoint.config.case,
+        "recipe": origin.recipe,
+        "size": checkpoint.config.transformer.to_dict(),
+    }
+    wanted = {"case": case.id, "recipe": recipe.name, "size": transformer_config(case).to_dict()}
+    for key in wanted:
+        if found[key] != wanted[key]:
+            other, asked = _differing(found[key], wanted[key])
+            raise SettingError(
+                f"{name_or_path} has another {key}: {other!r} instead of {asked!r}; training starts from a model of the "
+                "same case, recipe and size"
+            )
+    if origin.steps >= recipe.max_steps:
+        raise SettingError(
+            f"{name_or_path} has {origin.steps} steps behind it, and max_steps is {recipe.max_steps}; the model's steps "
+            "count, so give more than it has"
+        )
+    return checkpoint
 
 
 def _differing(found: Any, wanted: Any) -> tuple[Any, Any]:
@@ -277,7 +310,7 @@ class _Run:
         self._event(
             "check",
             is_close=is_close,
-            rate=self.trainer.recipe.rate(state.step - 1, state.cooling_from),
+            rate=self.trainer.recipe.rate(state.step - 1, state.cooling_from, state.started),
             behaviour=check.behaviour,
             node_interchange=check.node_interchange,
             edge_interchange=check.edge_interchange,
@@ -354,6 +387,7 @@ def checkpoint_config(trainer: Trainer, clock: Clock) -> CheckpointConfig:
             python_version=platform.python_version(),
             created=datetime.now(UTC).date().isoformat(),
             earlier_ends=tuple(trainer.state.earlier_ends),
+            started_from=trainer.state.started_from,
         ),
     )
 

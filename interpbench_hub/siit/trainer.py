@@ -21,6 +21,7 @@ from torch import Tensor
 from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.pairs import seeded
 from interpbench_hub.certificate import GRADES, Ablation, Certificate, Entry, Section
+from interpbench_hub.checkpoint import Checkpoint, weights_digest
 from interpbench_hub.exchange import Replacement
 from interpbench_hub.siit.adam import Adam
 from interpbench_hub.siit.attention import AttentionTargets
@@ -111,6 +112,27 @@ class Trainer:
         # The block under way is drawn again: a state between two blocks still has the losses its worst are chosen by.
         self._block = self._drawn((state.step - 1) // BLOCK_STEPS) if state.step else None
 
+    def start_from(self, checkpoint: Checkpoint) -> None:
+        """Begin with the weights of an earlier run, counting its steps and seconds, as if it were given more.
+
+        What that run had besides, Adam's moments, probes and its worst pairs, begins anew, and the rate rises again.
+        """
+        origin, state = checkpoint.config.provenance, self.state
+        self.model.load_state_dict(checkpoint.weights)
+        state.average = self.model.flat.data.clone()
+        state.started_from, state.earlier_ends = (
+            weights_digest(checkpoint.weights),
+            [*origin.earlier_ends, origin.steps],
+        )
+        state.step = state.started = state.last_cooled = origin.steps
+        state.next_check = self.recipe.check_after(state.step)
+        state.cpu_seconds, state.wall_seconds = origin.cpu_seconds, origin.wall_seconds
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.recipe.rate(self.state.step, self.state.cooling_from, self.state.started)
+
     def _drawn(self, number: int) -> tuple[int, StepDraw]:
         """A block as its state says, with its number."""
         state = self.state
@@ -183,7 +205,7 @@ class Trainer:
                     assert bias is not None
                     crossed = self.attention.crossed_loss(seen, draw.crossed[place], draw.moved[place], bias, real)
                     attended = attended + recipe.crossed_weight * crossed
-            total = total + recipe.attention_weight * attended
+            total = total + recipe.attention_weight_at(self.state.step, self.state.cooling_from) * attended
         return total
 
     # -- what the rows of a step hold ----------------------------------------------------------------------------------
@@ -234,7 +256,7 @@ class Trainer:
         assert gradient is not None
         gradient.zero_()
         loss.backward()
-        number, rate = state.step + 1, recipe.rate(state.step, state.cooling_from)
+        number, rate = state.step + 1 - state.started, self.rate
         state.model.step(gradient, rate, number, recipe.betas, recipe.gradient_norm, self.basis, self.rate_factors)
         if with_probes:
             assert self.probes.flat.grad is not None
@@ -242,7 +264,7 @@ class Trainer:
             self.probes.flat.grad = None
         # About the last tenth of all steps so far: the noise of the learning rate goes, what was learnt stays.
         state.average.lerp_(self.model.flat.data, 1 / (1 + recipe.averaged_share * number))
-        state.step = number
+        state.step += 1
 
     def averaged(self) -> Transformer:
         """The model with the averaged parameters in half precision, as it is checked, certified and saved.

@@ -55,6 +55,10 @@ class TrainingState:
     """Step after which the current cool-down began; None outside of one."""
     last_cooled: int = 0
     """Step at which the last cool-down ended."""
+    started_from: str | None = None
+    """SHA-256 of the weights of another run with which this one began; None if it began with random ones."""
+    started: int = 0
+    """Steps that those weights had behind them; `step` counts on from there."""
     earlier_ends: list[int] = field(default_factory=list)
     """Values of `max_steps` at which the run ended short of its goal and was given more."""
     cpu_seconds: float = 0.0
