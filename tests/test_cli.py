@@ -167,6 +167,11 @@ def test_cases_are_either_named_or_all(arguments, trained):
     assert code == 2 and "name one case or more, or give --all or --tier" in text and not trained
 
 
+def test_several_runs_start_from_no_model(trained):
+    code, text = call("train", "case_3", "case_4", "--start-from", "case_3")
+    assert code == 2 and "--start-from is for one run" in text and not trained
+
+
 def test_several_runs_are_not_restarted(trained):
     code, text = call("train", "--all", "--restart")
     assert code == 2 and "--restart is for one run" in text and not trained

@@ -79,6 +79,12 @@ def test_the_rate_rises_stays_and_falls_with_the_root_of_the_step():
     assert {recipe.rate(step) for step in range(20, 100)} == {0.01}
     assert [recipe.rate(step - 1) for step in (400, 900, 10_000)] == pytest.approx([0.005, 0.01 / 3, 0.001])
     assert EDGE_SIIT.changed(warm_up=0).rate(0) == EDGE_SIIT.learning_rate
+    # From the weights of another run it rises once more.
+    rates = [recipe.rate(step, None, 400) for step in (400, 409, 419, 899)]
+    assert rates == pytest.approx(
+        [0.005 / 20, 0.005 * math.sqrt(400 / 410) / 2, recipe.rate(419), recipe.rate(899)], rel=0.01
+    )
+    assert recipe.rate(460, 450, 400) == recipe.rate(460, 450)
 
 
 def test_probes_fall_with_the_rate_and_to_a_tenth_by_the_middle_of_a_cool_down():
@@ -91,6 +97,16 @@ def test_probes_fall_with_the_rate_and_to_a_tenth_by_the_middle_of_a_cool_down()
     weights = [recipe.probe_weight_at(step, 400) for step in range(400, 480)]
     assert weights == pytest.approx([0.5 * math.sqrt(100 / 401) * max(0.1, 1 - at / 40) for at in range(80)])
     assert EDGE_SIIT.changed(probe_weight=0.0).probe_weight_at(3) == 0
+
+
+def test_attention_fades_with_the_probes_or_keeps_its_weight_in_a_cool_down():
+    recipe = EDGE_SIIT.changed(attention_weight=0.7, cool_down=0.2)
+    assert {recipe.attention_weight_at(step, start) for step, start in ((3, None), (700, None), (700, 600))} == {0.7}
+    recipe = recipe.changed(lasting_attention=True)
+    assert {recipe.attention_weight_at(step) for step in (3, 700)} == {0.7}
+    whole = 0.7 * recipe.probe_weight_at(600)
+    for step in range(600, 720, 7):
+        assert recipe.attention_weight_at(step, 600) * recipe.probe_weight_at(step, 600) == pytest.approx(whole)
 
 
 def test_checks_grow_apart_by_an_eighth_of_the_steps_so_far():

@@ -355,6 +355,67 @@ def test_the_checkpoint_says_when_its_run_was_given_more_steps(tmp_path, whole_r
     assert (provenance.steps, provenance.earlier_ends) == (60, (40, 50))
 
 
+def test_a_run_starts_from_the_weights_of_another(tmp_path, whole_run, quick_looks):
+    origin = load_checkpoint(whole_run)
+    folder = train("case_3", out=tmp_path / "run", recipe=SHORT, max_steps=60, start_from=whole_run)
+    state = TrainingState.load(folder)
+    provenance, before = load_config(folder).provenance, origin.config.provenance
+    assert state is not None and (state.step, state.started) == (60, 40)
+    assert (provenance.steps, provenance.earlier_ends) == (60, (40,))
+    assert provenance.started_from == state.started_from == weights_sha256(whole_run)
+    assert provenance.cpu_seconds > before.cpu_seconds and provenance.wall_seconds > before.wall_seconds
+
+    stopped = tmp_path / "stopped"
+    for event, step in (("step", 50), ("check", 60)):
+        with pytest.raises(KeyboardInterrupt):
+            changes = {"max_steps": 60, "start_from": whole_run, "report": stop_at(event, step, interrupt)}
+            train("case_3", out=stopped, recipe=SHORT, **changes)
+    # A state of its own needs no other model any more.
+    train("case_3", out=stopped, recipe=SHORT, max_steps=60)
+    assert_left_the_same(stopped, folder)
+
+
+def test_the_first_steps_from_other_weights_are_small_ones_and_draw_what_is_next(whole_run):
+    origin, recipe = load_checkpoint(whole_run), SHORT.changed(max_steps=60)
+    trainer, fresh = (trainer_after(0, recipe) for _ in range(2))
+    trainer.start_from(origin)
+    assert trainer.model.state_dict().keys() == origin.weights.keys()
+    assert all(torch.equal(origin.weights[name], now) for name, now in trainer.model.state_dict().items())
+    assert torch.equal(trainer.state.average, trainer.model.flat.data)
+    fresh.state.step = 40
+    assert all(torch.equal(mine, other) for mine, other in zip(trainer._draw(), fresh._draw(), strict=True))
+    before, rate = trainer.model.flat.detach().clone(), trainer.rate
+    assert rate == pytest.approx(recipe.learning_rate / recipe.warm_up)
+    trainer.step()
+    moved = (trainer.model.flat - before).norm() / trainer.rate_factors.norm()
+    # Adam's first update is the sign of the gradient, with a basis or without.
+    assert 0.5 * rate < moved < 1.01 * rate
+    assert trainer.rate == pytest.approx(2 * rate)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ({"case": "case_4"}, "another case: 'case_3' instead of 'case_4'"),
+        ({"recipe": "siit"}, "another recipe: 'edge-siit' instead of 'siit'"),
+        ({"max_steps": 40}, "40 steps behind it, and max_steps is 40; .* give more"),
+        ({"start_from": "case_0"}, "unknown model .case_0"),
+    ],
+)
+def test_a_model_that_no_run_can_start_from_is_refused_before_a_folder_is_made(arguments, what, tmp_path, whole_run):
+    given = {"case": "case_3", "max_steps": 60, "start_from": whole_run, "out": tmp_path / "run"} | arguments
+    with pytest.raises((SettingError, UnknownNameError), match=what):
+        train(**given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_another_size_is_refused(tmp_path, whole_run, monkeypatch):
+    config = transformer_config(get_case("case_3"))
+    monkeypatch.setattr(runs, "transformer_config", lambda _: replace(config, d_mlp=config.d_mlp + 1))
+    with pytest.raises(SettingError, match=f"another size: {{'d_mlp': {config.d_mlp}}} instead of"):
+        train("case_3", out=tmp_path / "run", max_steps=60, start_from=whole_run)
+
+
 @pytest.mark.parametrize("changes", [{"max_steps": 40}, {"max_steps": 20}, {}])
 def test_no_more_steps_leave_it_as_it_is(changes, tmp_path, whole_run, quick_looks):
     folder = shutil.copytree(whole_run, tmp_path / "run")
