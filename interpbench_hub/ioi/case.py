@@ -83,7 +83,8 @@ class IoiCase(Case):
     @property
     def d_model(self) -> int:
         # Every head writes names. What one receiver reads and another must not takes dimensions of its own, or names
-        # that training never shows together are mistaken for others: as many heads as `ioi` has share 64 of them.
+        # that training never shows together are mistaken for others: two at the end of a sentence in `ioi`, four in
+        # `ioi_full`.
         return 64 * max(1, round(len(self.heads) / 6))
 
     @property
@@ -170,7 +171,7 @@ IOI = _case(
 IOI_FULL = _case(
     "ioi_full",
     "Indirect object identification by the larger circuit: previous-token, induction, duplicate-token and "
-    "S-inhibition heads, three name movers and a backup that compares them.",
+    "S-inhibition heads, two name movers and a backup that compares them.",
     FULL,
 )
 CASES = (IOI, IOI_FULL)

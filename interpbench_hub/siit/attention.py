@@ -99,7 +99,7 @@ class AttentionTargets:
         `bias` is the rows' attention bias (`Transformer.attention_bias`).
         """
         total = attention[0].scores.new_zeros(())
-        rows, n_others, width = moved.shape
+        rows, n_others = moved.shape[:2]
         # Every row keeps its own BOS.
         is_moved = F.pad(moved, (1, 0))[..., None]
         before = ((torch.arange(rows)[:, None] - torch.arange(1, 1 + n_others)) % rows).flatten().to(moved.device)

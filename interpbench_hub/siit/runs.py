@@ -206,13 +206,13 @@ def _start(name_or_path: str | Path, case: Case, recipe: Recipe) -> Checkpoint:
         if found[key] != wanted[key]:
             other, asked = _differing(found[key], wanted[key])
             raise SettingError(
-                f"{name_or_path} has another {key}: {other!r} instead of {asked!r}; training starts from a model of the "
-                "same case, recipe and size"
+                f"{name_or_path} has another {key}: {other!r} instead of {asked!r}; training starts from a model of "
+                "the same case, recipe and size"
             )
     if origin.steps >= recipe.max_steps:
         raise SettingError(
-            f"{name_or_path} has {origin.steps} steps behind it, and max_steps is {recipe.max_steps}; the model's steps "
-            "count, so give more than it has"
+            f"{name_or_path} has {origin.steps} steps behind it, and max_steps is {recipe.max_steps}; these count, "
+            "so give more"
         )
     return checkpoint
 
