@@ -10,12 +10,16 @@ import torch
 from scipy.stats import binomtest
 
 from interpbench_hub.certificate import THRESHOLD, TOLERANCE
+from interpbench_hub.discovery.evaluation import chosen_models
 from interpbench_hub.hub import list_models
 from interpbench_hub.loader import load_case, load_certificate, load_circuit, load_model
 from interpbench_hub.manifest import COLLECTION, load_manifest
 
 VECTORS = Path(__file__).parent / "data" / "vectors"
-CERTIFIED = [name for name in list_models() if not name.endswith(("_siit", "_natural"))]
+SHORT = ["ioi_full"]
+"""Models that fall short of a grade and are shown for want of a better one: README.md, Limits, says by how much."""
+TWINS = [name for name in list_models() if name.endswith(("_siit", "_natural"))]
+CERTIFIED = [name for name in list_models() if name not in {*TWINS, *SHORT}]
 
 
 def recorded_samples(case):
@@ -66,7 +70,15 @@ def test_a_certified_model_has_grade_edge_or_path(name):
     assert certificate.grade == load_manifest()["models"][name]["grade"]
 
 
-@pytest.mark.parametrize("name", sorted(set(list_models()) - set(CERTIFIED)))
+@pytest.mark.parametrize("name", SHORT)
+def test_a_model_short_of_a_grade_says_so_and_computes_its_program(name):
+    certificate = load_certificate(name)
+    assert certificate.grade == load_manifest()["models"][name]["grade"] == "none"
+    assert all(entry.passes for entry in certificate.behaviour)
+    assert name not in chosen_models()
+
+
+@pytest.mark.parametrize("name", TWINS)
 def test_a_twin_has_a_certified_sibling_and_reaches_its_own_goal(name):
     certificate, recipe = load_certificate(name), name.rpartition("_")[2]
     assert name.rpartition("_")[0] in CERTIFIED

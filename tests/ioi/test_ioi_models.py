@@ -45,9 +45,8 @@ def test_the_two_models_have_weights_of_their_own():
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_a_bundled_model_is_of_grade_edge_or_path(name):
+def test_a_bundled_model_has_the_circuit_of_its_case(name):
     needs_bundled(name)
-    assert load_manifest()["models"][name]["grade"] in ("edge", "path")
     assert {str(edge) for edge in load_circuit(name)} == {str(edge) for edge in get_case(name).circuit}
 
 
