@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -180,13 +181,8 @@ def _take_up(folder: Path, trainer: Trainer) -> None:
         # It ended just as it was to, and is given more steps.
         state.earlier_ends.append(limit)
         state.identity["recipe"]["max_steps"] = trainer.recipe.max_steps
-    for key in wanted:
-        if state.identity.get(key) != wanted[key]:
-            found, asked = _differing(state.identity.get(key), wanted[key])
-            raise SettingError(
-                f"{folder} holds a training state with another {key}: {found!r} instead of {asked!r}; choose another "
-                "folder, or restart to replace it"
-            )
+    advice = "choose another folder, or restart to replace it"
+    _refuse_another(f"{folder} holds a training state with", state.identity, wanted, advice)
     trainer.take_up(state)
     if not (folder / TRAINING_STATE_FILE).exists():
         (folder / ENDED_STATE_FILE).replace(folder / TRAINING_STATE_FILE)
@@ -202,19 +198,22 @@ def _start(name_or_path: str | Path, case: Case, recipe: Recipe) -> Checkpoint:
         "size": checkpoint.config.transformer.to_dict(),
     }
     wanted = {"case": case.id, "recipe": recipe.name, "size": transformer_config(case).to_dict()}
-    for key in wanted:
-        if found[key] != wanted[key]:
-            other, asked = _differing(found[key], wanted[key])
-            raise SettingError(
-                f"{name_or_path} has another {key}: {other!r} instead of {asked!r}; training starts from a model of "
-                "the same case, recipe and size"
-            )
+    advice = "training starts from a model of the same case, recipe and size"
+    _refuse_another(f"{name_or_path} has", found, wanted, advice)
     if origin.steps >= recipe.max_steps:
         raise SettingError(
             f"{name_or_path} has {origin.steps} steps behind it, and max_steps is {recipe.max_steps}; these count, "
             "so give more"
         )
     return checkpoint
+
+
+def _refuse_another(holder: str, found: Mapping[str, Any], wanted: Mapping[str, Any], advice: str) -> None:
+    """Raise `SettingError` for the first thing wanted that is found to be another."""
+    for key in wanted:
+        if found.get(key) != wanted[key]:
+            other, asked = _differing(found.get(key), wanted[key])
+            raise SettingError(f"{holder} another {key}: {other!r} instead of {asked!r}; {advice}")
 
 
 def _differing(found: Any, wanted: Any) -> tuple[Any, Any]:
