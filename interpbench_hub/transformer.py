@@ -377,7 +377,8 @@ class Transformer:
     def heads(self, qkv: Tensor, layer: int, bias: Tensor | None, attention: list[Attention] | None = None) -> Tensor:
         """What each head writes: [head, row, pos, d_model]; `attention` as in `run`."""
         n_heads = self.config.n_heads
-        z = self._attend(*qkv.split(n_heads), bias, attention)
+        q, k, v = qkv.split(n_heads)
+        z = self._attend(q, k, v, bias, attention)
         _, rows, width, _ = z.shape
         written = torch.bmm(z.reshape(n_heads, rows * width, -1), self._leaves[f"blocks.{layer}.attn.W_O"])
         return written.view(n_heads, rows, width, -1)
