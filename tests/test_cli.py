@@ -119,7 +119,7 @@ def trained(monkeypatch) -> list[tuple[list[Any], dict[str, Any]]]:
 
 def test_several_cases_are_trained_together_and_what_fell_short_is_told(trained, tmp_path):
     options = ("--workers", 2, "--attempts", 5, "--accept", "path", "--max-steps", 9, "--seed", 4, "--out", tmp_path)
-    options += ("--threads", 2, "--goal", "edge")
+    options += ("--threads", 2, "--goal", "edge", "--set", "crossed_rows=4", "--set", "lasting_attention=true")
     code, text = call("train", "interpbench/case_3", "case_8", "--recipe", "siit", "--device", "cuda", *options)
     assert code == 1
     assert text.splitlines() == [
@@ -135,6 +135,8 @@ def test_several_cases_are_trained_together_and_what_fell_short_is_told(trained,
         "attempts": 5,
         "threads": 2,
         "goal": "edge",
+        "crossed_rows": 4,
+        "lasting_attention": True,
         "accept": "path",
         "max_steps": 9,
         "seed": 4,
@@ -165,6 +167,11 @@ def test_which_cases_are_trained(arguments, ids, trained):
 def test_cases_are_either_named_or_all(arguments, trained):
     code, text = call("train", *arguments)
     assert code == 2 and "name one case or more, or give --all or --tier" in text and not trained
+
+
+def test_a_setting_that_recipes_do_not_have_is_refused(trained, monkeypatch, capsys):
+    code, _, error = main(monkeypatch, capsys, "train", "case_3", "case_4", "--set", "crossed=4")
+    assert code == 1 and "unknown recipe field 'crossed'; nearest: crossed_rows" in error and not trained
 
 
 def test_several_runs_start_from_no_model(trained):

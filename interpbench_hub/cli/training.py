@@ -41,6 +41,10 @@ def train(
             help="Grade that ends training early; path if left out, and the recipe's own for siit and behaviour."
         ),
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change any other field of the recipe; may be repeated."),
+    ] = None,
     device: Device = "cpu",
     threads: Annotated[
         int, typer.Option(min=1, help="Threads of each run; with 2, wide models take two thirds of the time.")
@@ -77,18 +81,20 @@ def train(
     side by side: each case gets one seed after another until a model is good enough, and <out>/<case>/attempts.json
     lists them. The exit status is 1 if an error or a crash left a case without one.
     """
+    from interpbench_hub.siit.recipe import settings
+
     ids = [case_id(text) for text in case_ids or ()]
     if bool(ids) == (all_ or tier is not None):
         raise typer.BadParameter("name one case or more, or give --all or --tier (but not both)")
     many = {"workers": workers, "attempts": attempts, "accept": accept, "backend": backend}
     given = {name: value for name, value in many.items() if value is not None}
     common: dict[str, Any] = {
+        **settings(set_ or ()),
         "seed": seed,
         "recipe": recipe,
-        "max_steps": max_steps,
-        "goal": goal,
         "device": device,
         "threads": threads,
+        **{name: value for name, value in (("max_steps", max_steps), ("goal", goal)) if value is not None},
     }
     if len(ids) == 1 and not given:
         _import(imports)

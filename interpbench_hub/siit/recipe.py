@@ -1,7 +1,9 @@
 """Recipes: what a training run optimises and for how long. The same object is the API, the CLI and the JSON."""
 
+import json
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from interpbench_hub.certificate import Ablation, Certificate, is_at_least
@@ -13,11 +15,13 @@ if TYPE_CHECKING:
 
 _LAST_PROBES = 0.1
 """Share of the probes' weight that stays from the middle of a cool-down on."""
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", tuple: "a list in brackets"}
+"""What to call the kinds of fields."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of one training run; every field can be changed on the command line."""
+    """Settings of one training run; every field can be changed on the command line (`settings`)."""
 
     name: str
     """Name under which the provenance records the recipe."""
@@ -248,6 +252,40 @@ def get_recipe(recipe: str | Recipe) -> Recipe:
         return RECIPES[recipe]
     except (KeyError, TypeError):
         raise unknown_name("recipe", recipe, RECIPES) from None
+
+
+def settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Fields for `Recipe.changed` from texts `field=value`, the value in JSON, with or without a text's quotes.
+
+    Raises:
+        UnknownNameError: recipes have no such field.
+        SettingError: the value is of another kind than the field's, or there is no `=`.
+    """
+    defaults = {field.name: field.default for field in fields(Recipe) if field.name != "name"}
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, written = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise SettingError(f"setting {text!r} has no value; write field=value, such as max_steps=2000")
+        if name not in defaults:
+            raise unknown_name("recipe field", name, defaults)
+        found[name] = _read(name, written, type(defaults[name]))
+    return found
+
+
+def _read(name: str, written: str, kind: type) -> Any:
+    """A field's value of the kind its default is of."""
+    try:
+        value = json.loads(written)
+    except ValueError:
+        value = written
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
+    if type(value) is not kind:
+        raise SettingError(f"recipe field {name} is {_KINDS[kind]}, not {written}")
+    return value
 
 
 def recipe_for(case: "Case", recipe: str | Recipe) -> Recipe:

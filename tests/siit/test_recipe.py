@@ -1,7 +1,9 @@
 """Recipes: their bounds, their schedules, and when they have reached their goal."""
 
 import itertools
+import json
 import math
+import re
 from dataclasses import fields
 
 import pytest
@@ -10,7 +12,7 @@ from interpbench_hub.certificate import Entry
 from interpbench_hub.errors import SettingError, UnknownNameError
 from interpbench_hub.siit import RECIPES
 from interpbench_hub.siit.quick_check import QuickCheck
-from interpbench_hub.siit.recipe import get_recipe
+from interpbench_hub.siit.recipe import get_recipe, settings
 
 EDGE_SIIT, SIIT, BEHAVIOUR = (RECIPES[name] for name in ("edge-siit", "siit", "behaviour"))
 TO_EDGE = EDGE_SIIT.changed(goal="edge")
@@ -71,6 +73,47 @@ def test_a_change_leaves_the_other_fields_and_what_is_none():
 def test_a_field_that_recipes_do_not_have_is_refused():
     with pytest.raises(UnknownNameError, match="unknown recipe field 'max_step'; nearest: max_steps"):
         EDGE_SIIT.changed(max_step=3)
+
+
+@pytest.mark.parametrize("field", [field for field in fields(EDGE_SIIT) if field.name != "name"], ids=lambda f: f.name)
+def test_every_field_can_be_set_by_what_json_and_text_write_it_as(field):
+    assert settings([f"{field.name}={json.dumps(field.default)}"]) == {field.name: field.default}
+    assert settings(
+        [
+            f" {field.name} = {field.default} ".replace("'", '"')
+            .replace("(", "[")
+            .replace(")", "]")
+            .replace("True", "true")
+            .replace("False", "false")
+        ]
+    ) == {field.name: field.default}
+
+
+def test_several_fields_are_set_and_a_float_takes_a_whole_number():
+    found = settings(["crossed_rows=4", "learning_rate=1", "goal=edge", 'ablations=["zero"]', "goal=path"])
+    assert found == {"crossed_rows": 4, "learning_rate": 1.0, "goal": "path", "ablations": ("zero",)}
+    assert type(found["learning_rate"]) is float
+    EDGE_SIIT.changed(**found)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("n_pairs", SettingError, "setting 'n_pairs' has no value; write field=value"),
+        ("n_pair=3", UnknownNameError, "n_pairs"),
+        ("name=mine", UnknownNameError, "name"),
+        ("n_pairs=many", SettingError, "n_pairs is a whole number, not many"),
+        ("n_pairs=1.5", SettingError, "n_pairs is a whole number, not 1.5"),
+        ("n_pairs=true", SettingError, "n_pairs is a whole number, not true"),
+        ("lasting_attention=1", SettingError, "lasting_attention is true or false, not 1"),
+        ("learning_rate=", SettingError, "learning_rate is a number, not"),
+        ("ablations=zero", SettingError, "ablations is a list in brackets, not zero"),
+        ("goal=3", SettingError, "goal is a text, not 3"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(text, error, says):
+    with pytest.raises(error, match=re.escape(says)):
+        settings([text])
 
 
 def test_the_rate_rises_stays_and_falls_with_the_root_of_the_step():
