@@ -86,10 +86,10 @@ class Model:
     @property
     def row(self) -> tuple[str, ...]:
         shape, steps = self.config.transformer, self.config.provenance.steps
-        seconds = (f"{part:.0f}" for part in self.seconds)
+        training, certificates = (f"{part:.0f}" for part in self.seconds)
         sizes = map(str, (shape.n_layers, shape.n_heads, shape.d_model))
-        made = (f"{self.n_parameters:,}", str(steps), *seconds, str(len(self.attempts) or ""))
-        return (self.name, self.tier, *sizes, *made, self.grade, self.worst)
+        made = (training, certificates if self.attempts else "in training", str(len(self.attempts) or ""))
+        return (self.name, self.tier, *sizes, f"{self.n_parameters:,}", str(steps), *made, self.grade, self.worst)
 
 
 def load_models(collection: Path) -> list[Model]:
@@ -136,8 +136,8 @@ def report(models: Sequence[Model]) -> str:
     machines = sorted({model.config.provenance.hardware for model in models})
     parts.append(
         "Processor seconds of one thread: training with its checks, and certificates apart (those that fell short "
-        "included). `seeds` is the number of finished attempts of which the model is the "
-        f"best. Made on: {'; '.join(machines) or 'nothing yet'}."
+        "included; `in training` where nobody kept them apart). `seeds` is the number of finished attempts of which "
+        f"the model is the best. Made on: {'; '.join(machines) or 'nothing yet'}."
     )
     return "\n\n".join(parts)
 
