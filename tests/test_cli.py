@@ -1,6 +1,7 @@
 """The command line, above all its commands that train, certify and bundle."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from interpbench_hub.errors import CheckpointError
 from interpbench_hub.siit import measure
 from interpbench_hub.siit.attempts import Attempt, open_ledger, read_attempt
 from interpbench_hub.siit.jobs import Outcome
+from interpbench_hub.siit.training_state import TrainingState
 from tests.commands import call, main
 
 
@@ -93,6 +95,24 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, small_certificates):
     code, _ = call("train", "case_3", "--out", tmp_path, "--max-steps", 10)
     assert code == 0
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_run_in_the_background_is_interrupted_and_kept(number, tmp_path):
+    code = f"from interpbench_hub.cli import app; app(['train', 'case_3', '--out', {str(tmp_path)!r}])"
+    # As a shell starts a job with `&`, deaf to SIGINT.
+    run = subprocess.Popen(
+        ["sh", "-c", 'trap \'\' INT; exec "$0" -c "$1"', sys.executable, code], stderr=subprocess.PIPE
+    )
+    log = tmp_path / "training_log.jsonl"
+    while run.poll() is None and not (log.exists() and '"step", "step": 20' in log.read_text(encoding="utf-8")):
+        time.sleep(0.05)
+    run.send_signal(number)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130 and b"interrupted; the same command goes on" in errors
+    state = TrainingState.load(tmp_path)
+    assert state is not None and state.step >= 20
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 @pytest.fixture

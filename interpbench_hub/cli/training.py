@@ -1,6 +1,7 @@
 """Commands that train models, certify them and fill the collection."""
 
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,7 +119,7 @@ def _train_one(case: str, **options: Any) -> None:
     from interpbench_hub.loader import load_certificate
     from interpbench_hub.siit import train as run
 
-    with _resumable(), _TrainingBar(case) as bar:
+    with _resumable(), _interruptible(), _TrainingBar(case) as bar:
         folder = run(case, report=bar.report, **options)
     print_text(str(load_certificate(folder)))
     print_text(f"checkpoint in {folder}")
@@ -194,6 +195,17 @@ def _resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on from the last saved state", highlight=False)
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM both interrupt: shells let background jobs ignore the one, and schedulers send the other."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _bar(*columns: TextColumn) -> Progress:
