@@ -23,6 +23,14 @@ SCHEMA_FOLDER = Path(__file__).parent / "schemas"
 _REMEDY = "save it again with this package or fetch it again"
 
 
+def json_or_text(written: str) -> Any:
+    """A value that someone wrote by hand: what it says in JSON, or the text itself where it is none."""
+    try:
+        return json.loads(written)
+    except ValueError:
+        return written
+
+
 def load_schema(name: SchemaName) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of one of our files."""
     return json.loads((SCHEMA_FOLDER / f"{name}.schema.json").read_text(encoding="utf-8"))

@@ -107,16 +107,14 @@ def evaluate(
 
 
 def _options(texts: Iterable[str]) -> dict[str, Any]:
+    from interpbench_hub.validation import json_or_text
+
     found: dict[str, Any] = {}
     for text in texts:
         name, sign, value = text.partition("=")
         if not sign or not name.isidentifier():
             raise typer.BadParameter(f"option {text!r} is not of the form name=value")
-        name = name.replace("-", "_")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
+        found[name.replace("-", "_")] = json_or_text(value)
     return found
 
 

@@ -1,6 +1,5 @@
 """Recipes: what a training run optimises and for how long. The same object is the API, the CLI and the JSON."""
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from interpbench_hub.certificate import Ablation, Certificate, is_at_least
 from interpbench_hub.errors import SettingError, unknown_name
+from interpbench_hub.validation import json_or_text
 
 if TYPE_CHECKING:
     from interpbench_hub.cases import Case
@@ -275,10 +275,7 @@ def settings(texts: Iterable[str]) -> dict[str, Any]:
 
 def _read(name: str, written: str, kind: type) -> Any:
     """A field's value of the kind its default is of."""
-    try:
-        value = json.loads(written)
-    except ValueError:
-        value = written
+    value = json_or_text(written)
     if kind is float and type(value) is int:
         value = float(value)
     if kind is tuple and isinstance(value, list):
