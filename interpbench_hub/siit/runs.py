@@ -190,7 +190,7 @@ def _take_up(folder: Path, trainer: Trainer) -> None:
 
 def _start(name_or_path: str | Path, case: Case, recipe: Recipe) -> Checkpoint:
     """The model a run starts from; of another case, recipe or size, or with no steps left, it is an error."""
-    checkpoint = load_checkpoint(resolve(name_or_path, files=MODEL_FILES))
+    checkpoint = load_checkpoint(resolve(name_or_path, files=MODEL_FILES, optional=(CERTIFICATE_FILE,)))
     origin = checkpoint.config.provenance
     found: dict[str, Any] = {
         "case": checkpoint.config.case,

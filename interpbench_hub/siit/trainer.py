@@ -116,6 +116,7 @@ class Trainer:
         """Begin with the weights of an earlier run, counting its steps and seconds, as if it were given more.
 
         What that run had besides, Adam's moments, probes and its worst pairs, begins anew, and the rate rises again.
+        What its certificate found short outside the circuit is suspect from the start.
         """
         origin, state = checkpoint.config.provenance, self.state
         self.model.load_state_dict(checkpoint.weights)
@@ -127,6 +128,8 @@ class Trainer:
         state.step = state.started = state.last_cooled = origin.steps
         state.next_check = self.recipe.check_after(state.step)
         state.cpu_seconds, state.wall_seconds = origin.cpu_seconds, origin.wall_seconds
+        if checkpoint.certificate is not None:
+            self.suspect(checkpoint.certificate.failures())
 
     @property
     def rate(self) -> float:
