@@ -5,6 +5,7 @@ queries of one input to the keys of another. Told what to look at, it learns the
 to training and nothing more: what a model attends to is no part of its certificate.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,10 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
+from interpbench_hub.circuit import Node
 from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, Slots, Values
 from interpbench_hub.rasp.variables import Variable
 from interpbench_hub.siit.probes import balanced
-from interpbench_hub.transformer import Attention
+from interpbench_hub.transformer import Attention, Transformer
+
+Carried = Sequence[tuple[Tensor, Tensor]]
+"""See `AttentionTargets.carried`."""
+_LEAST_PAIRWISE = 1e-6
+"""Nats below which `AttentionTargets.pairwise_loss` gets no steeper."""
 
 
 class AttentionTargets:
@@ -32,6 +39,7 @@ class AttentionTargets:
         self.heads = tuple(variable for variable in case.graph.variables if variable.kind in ("fraction", "aggregate"))
         self.comparing = tuple(head for head in self.heads if self._compares(head))
         """The heads that compare what stands at a query with what stands at a key."""
+        self._verdicts = tuple(self._verdicts_on_pairs(head) for head in self.comparing)
 
     def _compares(self, head: Variable) -> bool:
         compared = [self.case.graph[read.variable] for read in head.reads if read.slot != "v"]
@@ -113,6 +121,92 @@ class AttentionTargets:
             total = total + n_others * self._divergence(head, scores, chosen[:, place], there)
         return total
 
+    def carried(self, model: Transformer, senders: Tensor) -> Carried:
+        """What the circuit's edges carry to q and k of every comparing head, biases included: [row, 1 + pos, d_head].
+
+        `senders` [sender, row, 1 + pos, d_model] is what nodes wrote; q is divided by sqrt(d_head), as in `Attention`.
+        Of transformers without LayerNorm, behind which no part of q or k is a single edge's.
+        """
+        found: list[tuple[Tensor, Tensor]] = []
+        n_heads = model.config.n_heads
+        for head in self.comparing:
+            layer, number = self._place(head)
+            q, k = (self._written(head, slot, model, senders) for slot in ("q", "k"))
+            q = model.project_slot(q, layer, number) / math.sqrt(model.config.d_head)
+            found.append((q, model.project_slot(k, layer, n_heads + number)))
+        return found
+
+    def pairwise_loss(
+        self, attention: Sequence[Attention], carried: Carried, compared: Tensor, there: Tensor
+    ) -> Tensor:
+        """How far comparing heads are from what they should attend to if a row held but one key: a scalar.
+
+        Every query of a step meets every key, as the circuit's edges carry them (`carried`) while all other edges carry
+        what they do in the row before, and all pairs of values count alike: inputs bring few values together, and of
+        an order's neighbours, which are the hardest to tell apart, hardly any. `compared` [row, comparing head, 2, pos]
+        are the values' codes. Of the divergence of a row of such keys this is the root, whose slope does not flatten
+        out: the last hundredths of a nat make or break a count.
+        """
+        total = attention[0].scores.new_zeros(())
+        is_real = there & there.roll(1, 0)
+        for place, head in enumerate(self.comparing):
+            layer, number = self._place(head)
+            q, k, _ = (part[number] for part in attention[layer])
+            verdicts = self._verdicts[place].to(q.device)
+            queries, keys = (
+                (own + (part - own).roll(1, 0))[:, 1:][is_real]
+                for part, own in zip((q, k), carried[place], strict=True)
+            )
+            codes = [held[is_real] for held in compared[:, place].unbind(1)]
+            shares = [_alike(held, n_codes) for held, n_codes in zip(codes, verdicts.shape, strict=True)]
+            of_query, of_key = (held.clamp(max=n - 1) for held, n in zip(codes, verdicts.shape, strict=True))
+            verdict = verdicts[of_query][:, of_key]
+            lead = queries @ (keys - k[:, 0].mean(0)).T
+            # A head that counts gives BOS as much as each key it selects.
+            wanted = (verdict == SELECTED).to(lead.dtype) * (0.5 if head.kind == "fraction" else 1.0)
+            least = (wanted == 0.5) * math.log(2)
+            counts = shares[0][:, None] * shares[1] * (verdict != UNCLEAR)
+            apart = (F.softplus(lead) - wanted * lead - least).clamp(min=0)
+            mean = (apart * counts).sum() / counts.sum().clamp(min=1e-12)
+            total = total + (there.shape[1] * mean + _LEAST_PAIRWISE).sqrt()
+        return total
+
+    def spread_loss(self, model: Transformer, senders: Tensor, compared: Tensor, there: Tensor) -> Tensor:
+        """How alike the values that comparing heads compare are written: a scalar, 0 if no two point the same way.
+
+        Sum of squares of the cosines above 0 between a value's mean, less that of all values, and every other's; mean
+        over the values of a step. Nodes write neighbours in an order much alike as long as nothing asks for more,
+        and a head needs very large weights to tell them apart. `senders` [sender, row, 1 + pos, d_model] is what nodes
+        wrote, `compared` [row, comparing head, 2, pos] are the values' codes.
+        """
+        total = senders.new_zeros(())
+        for place, head in enumerate(self.comparing):
+            sides = zip(("q", "k"), compared[:, place].unbind(1), self._verdicts[place].shape, strict=True)
+            for slot, codes, n_codes in sides:
+                if slot == "k" and self._node(head, "k") == self._node(head, "q"):
+                    continue
+                means = _means_by_code(self._written(head, slot, model, senders)[:, 1:], codes, there, n_codes)
+                means = F.normalize(means - means.mean(0), dim=1)
+                alike = (means @ means.T).fill_diagonal_(0).relu()
+                total = total + alike.square().sum() / len(means)
+        return total
+
+    def _node(self, head: Variable, slot: str) -> Node:
+        """The node that a comparing head reads in a slot."""
+        return self.case.alignment.node_of[next(read.variable for read in head.reads if read.slot == slot)]
+
+    def _written(self, head: Variable, slot: str, model: Transformer, senders: Tensor) -> Tensor:
+        """What that node wrote: [row, 1 + pos, d_model]."""
+        return senders[model.config.senders.index(self._node(head, slot))]
+
+    def _verdicts_on_pairs(self, head: Variable) -> Tensor:
+        """What a comparing head says of every key value seen from every query value: [query code, key code]."""
+        n_values = {read.slot: len(self.case.graph[read.variable].classes) for read in head.reads if read.slot != "v"}
+        q, k = torch.meshgrid(torch.arange(n_values["q"]), torch.arange(n_values["k"]), indexing="ij")
+        codes: Slots = {"q": q.reshape(-1, 1), "k": k.reshape(-1, 1)}
+        alone = torch.ones(q.numel(), dtype=torch.long)
+        return self.case.high_level.selects(head, codes, alone, 1).view(q.shape)
+
     def _place(self, head: Variable) -> tuple[int, int]:
         """Layer and number of the head that implements a variable."""
         node = self.case.alignment.node_of[head.name]
@@ -143,3 +237,18 @@ def _contrast(scores: Tensor, wanted: Tensor) -> Tensor:
     others = scores.masked_fill(wanted, -torch.inf).logsumexp(1, keepdim=True)
     left = F.softplus(others - scores.masked_fill(~wanted, 0.0)).masked_fill(~wanted, 0.0)
     return left.sum(1) / wanted.sum(1)
+
+
+def _means_by_code(vectors: Tensor, codes: Tensor, there: Tensor, n_codes: int) -> Tensor:
+    """Mean of the vectors [row, pos, d] where a code [row, pos] stands, of each one met below `n_codes`: [code, d]."""
+    counted = there & (codes < n_codes)
+    _, place = codes[counted].unique(return_inverse=True)
+    counts = torch.bincount(place)
+    sums = vectors.new_zeros(len(counts), vectors.shape[-1]).index_add(0, place, vectors[counted])
+    return sums / counts[:, None]
+
+
+def _alike(codes: Tensor, n_codes: int) -> Tensor:
+    """Weights with which all codes [n] count alike, however often each is there; from `n_codes` on none: [n]."""
+    counts = torch.bincount(codes, minlength=n_codes)
+    return (codes < n_codes) / counts[codes].to(torch.get_default_dtype())

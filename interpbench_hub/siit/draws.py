@@ -24,6 +24,8 @@ from interpbench_hub.siit.rarity import Rarity
 from interpbench_hub.siit.recipe import Recipe
 
 BLOCK_STEPS = 16
+EXCHANGED = -1
+"""In the place of an ablation: the circuit's own interchange."""
 RARITY_PAIRS = 8_192
 """Pairs at random that tell what is rare."""
 
@@ -114,13 +116,23 @@ class Draws:
         *kinds, n_edges = self.kind_counts
         return torch.cat([torch.ones(sum(kinds)), torch.zeros(n_edges)])
 
-    def weights(self, losses: Tensor) -> Tensor:
+    def weights(self, losses: Tensor, suspects: Sequence[Sequence[int]] = ()) -> Tensor:
         """Chances of the kinds of rows [kind], given their running losses: what is still wrong is drawn more often.
 
-        Circuit rows, outside rows and single edges are weighed among themselves; no kind is ever left out.
+        Circuit rows, outside rows and single edges are weighed among themselves; no kind is ever left out. Exchanges
+        among the suspects get a share of the rows that exchange an edge, or a node.
         """
         parts = (part for part in losses.split(self.kind_counts) if len(part))
-        return torch.cat([part / part.mean().clamp(min=1e-12) + 0.3 for part in parts])
+        weights = torch.cat([part / part.mean().clamp(min=1e-12) + 0.3 for part in parts])
+        n_edges, share = len(self.space.interchange_edges), self.recipe.suspect_share
+        exchanges = [place for place, ablation in suspects if ablation == EXCHANGED]
+        for first, end in ((0, n_edges), (n_edges, self.space.n_exchanges)):
+            found = [place for place in exchanges if first <= place < end]
+            if found:
+                others = weights[first:end].sum()
+                weights[first:end] *= 1 - share
+                weights[found] += share * others / len(found)
+        return weights
 
     def block(
         self, number: int, weights: Tensor, replayed: StepDraw | None, suspects: Sequence[Sequence[int]] = ()
@@ -128,9 +140,10 @@ class Draws:
         """The steps `number * BLOCK_STEPS` and on, [step, row, ...].
 
         `weights` [kind] are the chances of the kinds of rows; `replayed` is what `worst` chose of the last
-        block; `suspects`, places among the space's outside sets and of an ablation, get a share of the rows.
+        block; `suspects`, places among the space's outside sets and of an ablation, get a share of the rows, less
+        those within the circuit, which `weights` knows of.
         """
-        block = self._fresh(number, weights, suspects)
+        block = self._fresh(number, weights, [suspect for suspect in suspects if suspect[1] != EXCHANGED])
         if replayed is not None and self.n_replayed:
             for part, worst in zip(block.of_pairs(self.recipe.n_pairs), replayed, strict=True):
                 # [pair, side or group, ...] -> [step, side or group, pair of the step, ...]
@@ -275,7 +288,8 @@ class Draws:
 
     def _compared(self, values: Values, lengths: Tensor, *exchange: Any) -> Tensor:
         """What the circuit's comparing heads compare: [row, head, 2, pos]; no head's if nobody is told."""
-        if self.attention and self.recipe.crossed_weight:
+        recipe = self.recipe
+        if self.attention and recipe.crossed_weight + recipe.pairwise_weight + recipe.spread_weight:
             return self.attention.compared(values, *exchange)
         return torch.zeros(len(lengths), 0, 2, next(iter(values.values())).shape[1], dtype=torch.long)
 

@@ -97,6 +97,13 @@ class EdgeSpace:
         """
         return torch.cat([self._single_edges, self.outside_node_edges, ~self.in_circuit[None]])
 
+    def exchange(self, section: Section, name: str) -> int | None:
+        """Place in `exchange_sets` of what an entry of a certificate's section exchanged; None for the position."""
+        if section == "edge_interchange":
+            found = (self.interchange_edges == self.index[Edge.parse(name)]).nonzero()
+            return int(found[0, 0]) if len(found) else None
+        return len(self.interchange_edges) + [node.name for node in self.circuit_nodes].index(name)
+
     @property
     def _single_edges(self) -> Tensor:
         return torch.eye(self.n_edges, dtype=torch.bool, device=self.device)

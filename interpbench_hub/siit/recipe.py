@@ -68,6 +68,12 @@ class Recipe:
     (`Mixing`). Otherwise only rows with an exchanged edge have such combinations."""
     crossed_rows: int = 1
     """How many other rows each row's queries look at."""
+    pairwise_weight: float = 0.0
+    """Weight, as a share of `attention_weight`, of heads that compare every query of a step with every key of it
+    (`AttentionTargets.pairwise_loss`); without LayerNorm only."""
+    spread_weight: float = 0.0
+    """Weight, as a share of `probe_weight`, of writing the values that heads compare unlike each other
+    (`AttentionTargets.spread_loss`)."""
     language_weight: float = 0.1
     """Weight of the loss of predicting every next token, in cases whose inputs are sentences."""
     learning_rate: float = 3e-3
@@ -107,6 +113,8 @@ class Recipe:
             "intervened_probe_weight",
             "attention_weight",
             "crossed_weight",
+            "pairwise_weight",
+            "spread_weight",
             "language_weight",
             "warm_up",
             "cool_down",

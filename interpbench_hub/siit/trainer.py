@@ -22,10 +22,11 @@ from interpbench_hub.cases.case import Case
 from interpbench_hub.cases.pairs import seeded
 from interpbench_hub.certificate import GRADES, Ablation, Certificate, Entry, Section
 from interpbench_hub.checkpoint import Checkpoint, weights_digest
+from interpbench_hub.errors import SettingError
 from interpbench_hub.exchange import Replacement
 from interpbench_hub.siit.adam import Adam
 from interpbench_hub.siit.attention import AttentionTargets
-from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
+from interpbench_hub.siit.draws import BLOCK_STEPS, EXCHANGED, Draws, StepDraw
 from interpbench_hub.siit.eigenbasis import Eigenbasis
 from interpbench_hub.siit.interventions import EdgeSpace
 from interpbench_hub.siit.mixing import Mixing
@@ -66,6 +67,11 @@ class Trainer:
         self.probes = Probes(case, config, seed=seeded("probes", case.id, seed), device=self.device)
         is_told = recipe.probe_weight * recipe.attention_weight > 0
         self.attention = AttentionTargets(case) if is_told else None
+        if recipe.pairwise_weight and config.normalization_type is not None:
+            raise SettingError(
+                f"recipe {recipe.name}: pairwise_weight is {recipe.pairwise_weight!r} and {case.id} has LayerNorm, "
+                "behind which no part of q or k is a single edge's; set it to 0"
+            )
         self.basis = Eigenbasis(config.parameter_shapes, self.device)
         self.rate_factors = torch.cat(
             [
@@ -116,7 +122,7 @@ class Trainer:
         """Begin with the weights of an earlier run, counting its steps and seconds, as if it were given more.
 
         What that run had besides, Adam's moments, probes and its worst pairs, begins anew, and the rate rises again.
-        What its certificate found short outside the circuit is suspect from the start.
+        What its certificate found short is suspect from the start.
         """
         origin, state = checkpoint.config.provenance, self.state
         self.model.load_state_dict(checkpoint.weights)
@@ -208,6 +214,14 @@ class Trainer:
                     assert bias is not None
                     crossed = self.attention.crossed_loss(seen, draw.crossed[place], draw.moved[place], bias, real)
                     attended = attended + recipe.crossed_weight * crossed
+            held = draw.compared[: 2 * n_pairs]
+            if recipe.pairwise_weight:
+                carried = self.attention.carried(self.model, run.senders)
+                pairwise = self.attention.pairwise_loss(plain_attention, carried, held, draw.there)
+                attended = attended + recipe.pairwise_weight * pairwise
+            if recipe.spread_weight:
+                spread = self.attention.spread_loss(self.model, run.senders, held, draw.there)
+                total = total + recipe.spread_weight * spread
             total = total + recipe.attention_weight_at(self.state.step, self.state.cooling_from) * attended
         return total
 
@@ -218,7 +232,7 @@ class Trainer:
         number, place = divmod(state.step, BLOCK_STEPS)
         if self._block is None or self._block[0] != number:
             if place == 0:
-                state.kind_weights = self.draws.weights(state.kind_losses)
+                state.kind_weights = self.draws.weights(state.kind_losses, state.suspects)
                 state.drawn_suspects = state.suspects
                 if self._block is not None and self.draws.n_replayed:
                     state.replayed = self.draws.worst(self._block[1], state.pair_losses)
@@ -284,7 +298,7 @@ class Trainer:
         ablations = self.recipe.ablations
         n_edges = self.space.n_edges
         suspects: list[tuple[int, Ablation]] = [
-            (place, ablations[kind]) for place, kind in self.state.suspects if place < n_edges
+            (place, ablations[kind]) for place, kind in self.state.suspects if kind != EXCHANGED and place < n_edges
         ]
         return quick_check(
             self.case,
@@ -296,15 +310,17 @@ class Trainer:
         )
 
     def suspect(self, failures: Iterable[tuple[Section, Entry]]) -> None:
-        """Give what fell short outside the circuit a share of the rows from now on; failures come worst first."""
+        """Give what fell short a share of the rows from now on; failures come worst first."""
         ablations = self.recipe.ablations
-        found = [
-            [self.space.outside_set(section, entry.name), ablations.index(ablation)]
-            for section, entry in failures
-            if section in ("node_strict", "edge_strict", "complement")
+        found: list[list[int]] = []
+        for section, entry in failures:
             # Training draws all counterfactuals alike, as its way to resample.
-            and (ablation := "resample" if entry.ablation in self.case.counterfactuals else entry.ablation) in ablations
-        ]
+            ablation = "resample" if entry.ablation in self.case.counterfactuals else entry.ablation
+            if section in ("node_strict", "edge_strict", "complement") and ablation in ablations:
+                found.append([self.space.outside_set(section, entry.name), ablations.index(ablation)])
+            elif section in ("node_interchange", "edge_interchange"):
+                place = self.space.exchange(section, entry.name)
+                found += [] if place is None else [[place, EXCHANGED]]
         # An edge may fall short by several kinds, which training draws alike.
         found = [suspect for place, suspect in enumerate(found) if suspect not in found[:place]]
         # Earlier ones stay, so that they do not come back.

@@ -47,8 +47,8 @@ class TrainingState:
     replayed: StepDraw | None
     """Pairs of the last block that are drawn again in this one."""
     suspects: list[list[int]]
-    """What close looks and certificates found at fault outside the circuit: place among the space's outside sets, place
-    of the ablation among the recipe's."""
+    """What close looks and certificates found at fault: place among the space's outside sets, place of the ablation
+    among the recipe's; within the circuit, place among the space's exchanges, -1."""
     drawn_suspects: list[list[int]]
     """`suspects` as they stood when the block of steps that is under way was drawn."""
     cooling_from: int | None = None
