@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from interpbench_hub.cases import Case, get_case
+from interpbench_hub.cases import Case, get_case, list_cases
 from interpbench_hub.circuit import Edge
+from interpbench_hub.exchange import Replacement
 from interpbench_hub.rasp.causal_model import UNCLEAR
 from interpbench_hub.rasp.variables import Variable
 from interpbench_hub.siit.attention import AttentionTargets
@@ -18,6 +20,7 @@ from interpbench_hub.transformer import Attention, Transformer
 from tests.slow_model import SlowModel
 
 # Heads that count; a head that looks one up; causal sentences; no head at all.
+ALL_IDS = [case.id for case in list_cases()]
 CASE_IDS = ("case_3", "case_13", "case_21", "case_11", "case_8")
 
 
@@ -319,3 +322,138 @@ def test_crossed_sentences_select_what_an_exchange_of_the_keys_selects(case_id):
         edges[:, high_level.edge_index[edge]] = True
         assert torch.equal(found[:, place].long(), high_level.selected(head, values, lengths, source, edges).long())
     assert bool((found == 1).any())
+
+
+# -- every query with every key ----------------------------------------------------------------------------------------
+
+
+def seen_by(case_id: str, n_rows: int = 6) -> tuple[AttentionTargets, Transformer, Tensor, Tensor, Tensor, Tensor]:
+    """A case's targets, a model, inputs, their lengths, which positions are real, and what is compared at them."""
+    case = get_case(case_id)
+    targets, model = AttentionTargets(case), Transformer(transformer_config(case), seed=5)
+    inputs, lengths = case.pair_sampler(seed=8).inputs(n_rows)
+    there = torch.arange(inputs.shape[1]) < lengths[:, None]
+    return targets, model, inputs, lengths, there, targets.compared(case.high_level.run(inputs, lengths))
+
+
+@pytest.mark.parametrize("slot", ["q", "k"])
+@pytest.mark.parametrize("case_id", COMPARING_IDS)
+def test_what_edges_carry_to_queries_and_keys_is_what_exchanging_them_changes(case_id, slot):
+    targets, model, inputs, lengths, _, _ = seen_by(case_id)
+    case = targets.case
+    plain: list[Attention] = []
+    run = model.run(to_ids(case, inputs, lengths), lengths + 1, attention=plain)
+    carried = targets.carried(model, run.senders)
+    # Sources are the same rows in another order.
+    order = torch.arange(len(inputs)).roll(1)
+    for place, head in enumerate(targets.comparing):
+        layer, number = place_of(case, head)
+        sender = next(case.alignment.node_of[read.variable] for read in head.reads if read.slot == slot)
+        mask = model.config.mask_of([Edge(sender, case.alignment.node_of[head.name], slot)]).float()
+        changed: list[Attention] = []
+        model.interchange_run(
+            run.senders[:2],
+            Replacement(run.senders[:, order], kept=torch.ones(len(inputs))),
+            mask.expand(len(inputs), -1, -1),
+            lengths + 1,
+            attention=changed,
+        )
+        side = "qk".index(slot)
+        found = changed[layer][side][number] - plain[layer][side][number]
+        of_edge = carried[place][side]
+        torch.testing.assert_close(found, of_edge[order] - of_edge, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("case_id", COMPARING_IDS)
+def test_the_loss_of_all_pairs_is_that_of_a_loop_over_queries_and_keys(case_id):
+    targets, model, inputs, lengths, there, compared = seen_by(case_id)
+    case = targets.case
+    attention: list[Attention] = []
+    run = model.run(to_ids(case, inputs, lengths), lengths + 1, attention=attention)
+    carried = targets.carried(model, run.senders)
+    expected = torch.zeros(())
+    for place, head in enumerate(targets.comparing):
+        layer, number = place_of(case, head)
+        q, k = (attention[layer][side][number] for side in range(2))
+        bos = k[:, 0].mean(0)
+        asked, held = (case.graph[name or ""].classes for name in (head.read_in("q"), head.read_in("k")))
+        met: dict[tuple[int, int], list[Tensor]] = {}
+        places = [(row, at) for row in range(len(inputs)) for at in range(inputs.shape[1])]
+        # A row lends what other edges carry to the next one, where that has the position too.
+        places = [(row, at) for row, at in places if there[row, at] and there[row - 1, at]]
+        for row, at in places:
+            query = carried[place][0][row, 1 + at] + (q - carried[place][0])[row - 1, 1 + at]
+            for other, to in places:
+                key = carried[place][1][other, 1 + to] + (k - carried[place][1])[other - 1, 1 + to]
+                of_query, of_key = int(compared[row, place, 0, at]), int(compared[other, place, 1, to])
+                if of_query >= len(asked) or of_key >= len(held):
+                    continue
+                # One key beside BOS, whose score is taken off.
+                logs = torch.log_softmax(torch.stack([torch.zeros(()), (key - bos) @ query]), dim=0)
+                assert head.selects is not None
+                if not head.selects(held[of_key], asked[of_query]):
+                    apart = -logs[0]
+                elif head.kind == "fraction":
+                    apart = -math.log(2) - logs.mean()
+                else:
+                    apart = -logs[1]
+                met.setdefault((of_query, of_key), []).append(apart)
+        # Each pair of values counts as often as the product of how many queries and keys there are allows: once.
+        mean = torch.stack([torch.stack(found).mean() for found in met.values()]).mean()
+        expected = expected + (inputs.shape[1] * mean + 1e-6).sqrt()
+    found = targets.pairwise_loss(attention, carried, compared, there)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("case_id", COMPARING_IDS)
+def test_values_are_apart_if_no_two_point_the_same_way(case_id):
+    targets, model, inputs, lengths, there, compared = seen_by(case_id)
+    case = targets.case
+    senders = model.run(to_ids(case, inputs, lengths), lengths + 1).senders.detach()
+    expected = 0.0
+    for place, head in enumerate(targets.comparing):
+        seen = []
+        for side, name in enumerate((head.read_in("q"), head.read_in("k"))):
+            assert name
+            node = case.alignment.node_of[name]
+            if node in seen:
+                continue
+            seen.append(node)
+            written = senders[model.config.senders.index(node)][:, 1:]
+            of_code: dict[int, list[Tensor]] = {}
+            for row, at in there.nonzero().tolist():
+                code = int(compared[row, place, side, at])
+                if code < len(case.graph[name].classes):
+                    of_code.setdefault(code, []).append(written[row, at])
+            means = torch.stack([torch.stack(found).mean(0) for found in of_code.values()])
+            means = means - means.mean(0)
+            for mine in range(len(means)):
+                for other in range(len(means)):
+                    cosine = float(torch.cosine_similarity(means[mine], means[other], dim=0))
+                    expected += (mine != other) * max(cosine, 0) ** 2 / len(means)
+    found = targets.spread_loss(model, senders, compared, there)
+    assert expected > 0 and float(found) == pytest.approx(expected, rel=1e-3)
+
+
+def test_values_in_directions_of_their_own_are_spread():
+    targets, model, _, _, there, compared = seen_by("case_9")
+    # Of 90 values, each met here is written in one of 90 dimensions; queries and keys are the same node's.
+    own = F.one_hot(compared[:, 0, 0].clamp(max=89), 90).to(torch.float32)
+    senders = F.pad(own, (0, 0, 1, 0)).expand(len(model.config.senders), -1, -1, -1)
+    assert float(targets.spread_loss(model, senders, compared, there)) == pytest.approx(0, abs=1e-6)
+    assert float(targets.spread_loss(model, senders + 0.5 * senders.roll(1, -1), compared, there)) > 0
+
+
+def test_only_cases_that_order_dozens_of_values_are_told_of_pairs():
+    told = {
+        case_id: get_case(case_id).n_ordered
+        for case_id in ALL_IDS
+        if get_case(case_id).edge_siit.get("pairwise_weight")
+    }
+    assert told == dict.fromkeys(("case_59", "case_81", "case_97", "case_98", "case_126"), 99) | {
+        "case_9": 90,
+        "case_22": 45,
+    }
+    assert get_case("case_21").n_ordered == 27 and not get_case("case_21").edge_siit
+    # Heads that select everything, or by position, order nothing.
+    assert get_case("case_13").n_ordered == 0

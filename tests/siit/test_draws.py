@@ -15,7 +15,7 @@ from interpbench_hub.cases.pairs import in_split
 from interpbench_hub.rasp.causal_model import Slots
 from interpbench_hub.siit import RECIPES, Recipe
 from interpbench_hub.siit.attention import AttentionTargets
-from interpbench_hub.siit.draws import BLOCK_STEPS, Draws, StepDraw
+from interpbench_hub.siit.draws import BLOCK_STEPS, EXCHANGED, Draws, StepDraw
 from interpbench_hub.siit.interventions import OUTSIDE_SHAPES, EdgeSpace
 from interpbench_hub.siit.mixing import Mixing
 from interpbench_hub.siit.sizes import transformer_config
@@ -363,6 +363,23 @@ def test_suspects_get_their_share_of_the_outside_rows(recipe):
         assert torch.equal(getattr(block, name), getattr(plain, name)), name
     assert torch.equal(block.masks[:, :n_circuit], plain.masks[:, :n_circuit])
     assert bool((block.ablations[:, :n_circuit] == -1).all())
+
+
+def test_suspect_exchanges_get_their_share_of_the_circuit_rows():
+    draws = draws_of("case_13", EDGE_SIIT.changed(suspect_share=0.4))
+    n_edges, n_exchanges = len(draws.space.interchange_edges), draws.space.n_exchanges
+    losses = torch.linspace(0.1, 2, sum(draws.kind_counts))
+    # The first is a place among the sets outside, whatever it is called.
+    suspects = [[2, 0], [1, EXCHANGED], [3, EXCHANGED], [n_edges, EXCHANGED]]
+    weights, plain = draws.weights(losses, suspects), draws.weights(losses)
+    assert torch.equal(weights[n_exchanges:], plain[n_exchanges:])
+    for first, end, found in ((0, n_edges, {1, 3}), (n_edges, n_exchanges, {n_edges})):
+        shares, before = (part[first:end] / part[first:end].sum() for part in (weights, plain))
+        for place in range(end - first):
+            extra = 0.4 / len(found) if first + place in found else 0.0
+            assert float(shares[place]) == pytest.approx(0.6 * float(before[place]) + extra, rel=1e-5)
+    assert torch.equal(draws.weights(losses, suspects[:1]), plain)
+    assert equal(draws.block(0, weights, None, suspects[1:]), draws.block(0, weights, None))
 
 
 def test_suspects_need_rows_to_be_drawn_in():

@@ -77,7 +77,7 @@ def test_widths_follow_the_rule_within_its_bounds(case_id):
     config = transformer_config(case)
     allowed = (16, 32, 64) if config.n_layers > 2 or reads_another_head(case) else (8, 16, 32, 64)
     assert config.d_head == min((d_head for d_head in allowed if d_head >= room_needed(case)), default=64)
-    assert config.d_model == min(max(config.n_heads * config.d_head, 32), 128 if room_needed(case) > 32 else 64)
+    assert config.d_model == min(max(config.n_heads * config.d_head, 32), 128 if room_needed(case) > 64 else 64)
     assert config.d_mlp == min(4 * config.d_model, 256)
 
 

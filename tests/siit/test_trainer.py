@@ -12,10 +12,11 @@ from torch import Tensor
 
 from interpbench_hub.cases import Case, get_case
 from interpbench_hub.certificate import Entry
-from interpbench_hub.circuit import Node
+from interpbench_hub.circuit import POS_EMBED, Node
+from interpbench_hub.errors import SettingError
 from interpbench_hub.rasp import Map, tokens
 from interpbench_hub.siit import RECIPES, Recipe
-from interpbench_hub.siit.draws import BLOCK_STEPS, StepDraw
+from interpbench_hub.siit.draws import BLOCK_STEPS, EXCHANGED, StepDraw
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.siit.trainer import MAX_SUSPECTS, Trainer, better, next_token_loss
 from interpbench_hub.siit.training_state import TrainingState
@@ -380,6 +381,30 @@ def test_a_kind_of_counterfactual_that_falls_short_is_suspected_as_resampling(ma
     assert found == [[places[0], resample], [places[1], zero], [len(space.outside_sets) - 1, resample]]
 
 
+def test_what_falls_short_within_the_circuit_is_suspect_as_an_exchange(make_certificate):
+    trainer = trainer_of("case_3")
+    space = trainer.space
+    place = int(space.interchange_edges[-1])
+    node = space.circuit_nodes[1]
+    # What the position carries never differs, so that no row exchanges it.
+    of_position = next(edge for edge in trainer.case.high_level.circuit if edge.source == POS_EMBED)
+    edges = (Entry(str(space.edges[place]), "resample", 100, 20), Entry(str(of_position), "resample", 100, 30))
+    nodes = (Entry(node.name, "resample", 100, 10),)
+    trainer.suspect(make_certificate(edge_interchange=edges, node_interchange=nodes).failures())
+    n_edges = len(space.interchange_edges)
+    assert trainer.state.suspects == [[n_edges + 1, EXCHANGED], [n_edges - 1, EXCHANGED]]
+    exchanged = [space.exchange_sets[suspect].nonzero()[:, 0].tolist() for suspect, _ in trainer.state.suspects]
+    assert exchanged == [space.out_of(node).nonzero()[:, 0].tolist(), [place]]
+    # A closer look at single edges outside has nothing to do with them.
+    assert trainer.check(is_close=True).behaviour <= 1
+
+
+def test_heads_behind_layer_norm_cannot_be_told_by_single_edges():
+    case = get_case("ioi")
+    with pytest.raises(SettingError, match=r"pairwise_weight is 2\.0 and ioi has LayerNorm.*set it to 0"):
+        Trainer(case, transformer_config(case), EDGE_SIIT.changed(pairwise_weight=2.0), seed=0)
+
+
 def test_a_tenth_of_the_probes_is_left_at_the_end_of_a_cool_down(monkeypatch):
     recipe = EDGE_SIIT.changed(n_pairs=4, gradient_norm=1e9)
     gradients = []
@@ -582,7 +607,7 @@ def test_what_falls_short_outside_the_circuit_becomes_suspect(make_certificate):
         trainer.suspect(make_certificate(**sections).failures())
         return trainer.state.suspects
 
-    # The worst first; ablations that are not trained, what passes and what lies in the circuit are left out.
+    # The worst first; ablations that are not trained and what passes are left out.
     edges = (
         Entry(names[0], "resample", 100, 90),
         Entry(names[1], "mean", 100, 10),
@@ -593,7 +618,6 @@ def test_what_falls_short_outside_the_circuit_becomes_suspect(make_certificate):
         edge_strict=edges,
         node_strict=(Entry(nodes[1], "resample", 100, 50),),
         complement=(Entry("all", "mean", 100, 5),),
-        node_interchange=(Entry("m0", "resample", 100, 1),),
     )
     assert first == [[len(space.outside_sets) - 1, 0], [places[1], 0], [space.n_edges + 1, 1], [places[0], 1]]
     # Earlier ones come after the latest, each once.
