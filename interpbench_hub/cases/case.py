@@ -14,7 +14,7 @@ from interpbench_hub.errors import CaseError
 from interpbench_hub.rasp.alignment import Alignment, align, prescribed_circuit
 from interpbench_hub.rasp.graph import build_graph
 from interpbench_hub.rasp.language import SOp, Value
-from interpbench_hub.rasp.variables import Graph
+from interpbench_hub.rasp.variables import Graph, VariableKind
 
 if TYPE_CHECKING:
     import torch
@@ -241,10 +241,9 @@ class Case:
         """Normalisation of the transformer the case is trained in: none."""
         return None
 
-    @cached_property
-    def n_ordered(self) -> int:
-        """The most values that a head which counts must tell apart, of its queries or of its keys; 0 if none must."""
-        heads = (v for v in self.graph.variables if v.kind == "fraction" and not self.high_level.selects_alike(v))
+    def n_compared(self, kind: VariableKind) -> int:
+        """The most values that a head of a kind must tell apart, of its queries or of its keys; 0 if none must."""
+        heads = (v for v in self.graph.variables if v.kind == kind and not self.high_level.selects_alike(v))
         reads = (read for head in heads for read in head.reads if read.slot != "v")
         return max((len(self.graph[read.variable].classes) for read in reads), default=0)
 
@@ -254,7 +253,7 @@ class Case:
         # To count how many of dozens of values are smaller, a head must give all of them the same score and none to
         # the next larger one, to a few hundredths. Rows bring that together too seldom, and a cool-down without it
         # forgets: after 10,000 steps `case_22` had 4.5 % of its exchanged keys wrong.
-        return _ORDERING if self.n_ordered > _MANY_VALUES else {}
+        return _ORDERING if self.n_compared("fraction") > _MANY_VALUES else {}
 
     @property
     def is_language(self) -> bool:

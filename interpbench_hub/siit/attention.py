@@ -7,13 +7,14 @@ to training and nothing more: what a model attends to is no part of its certific
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
-from interpbench_hub.circuit import Node
+from interpbench_hub.circuit import Node, Slot
 from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, Slots, Values
 from interpbench_hub.rasp.variables import Variable
 from interpbench_hub.siit.probes import balanced
@@ -39,7 +40,6 @@ class AttentionTargets:
         self.heads = tuple(variable for variable in case.graph.variables if variable.kind in ("fraction", "aggregate"))
         self.comparing = tuple(head for head in self.heads if self._compares(head))
         """The heads that compare what stands at a query with what stands at a key."""
-        self._verdicts = tuple(self._verdicts_on_pairs(head) for head in self.comparing)
 
     def _compares(self, head: Variable) -> bool:
         compared = [self.case.graph[read.variable] for read in head.reads if read.slot != "v"]
@@ -181,7 +181,8 @@ class AttentionTargets:
         """
         total = senders.new_zeros(())
         for place, head in enumerate(self.comparing):
-            sides = zip(("q", "k"), compared[:, place].unbind(1), self._verdicts[place].shape, strict=True)
+            slots: tuple[Slot, Slot] = ("q", "k")
+            sides = zip(slots, compared[:, place].unbind(1), self._verdicts[place].shape, strict=True)
             for slot, codes, n_codes in sides:
                 if slot == "k" and self._node(head, "k") == self._node(head, "q"):
                     continue
@@ -191,13 +192,20 @@ class AttentionTargets:
                 total = total + alike.square().sum() / len(means)
         return total
 
-    def _node(self, head: Variable, slot: str) -> Node:
+    def _node(self, head: Variable, slot: Slot) -> Node:
         """The node that a comparing head reads in a slot."""
-        return self.case.alignment.node_of[next(read.variable for read in head.reads if read.slot == slot)]
+        name = head.read_in(slot)
+        assert name is not None
+        return self.case.alignment.node_of[name]
 
-    def _written(self, head: Variable, slot: str, model: Transformer, senders: Tensor) -> Tensor:
+    def _written(self, head: Variable, slot: Slot, model: Transformer, senders: Tensor) -> Tensor:
         """What that node wrote: [row, 1 + pos, d_model]."""
         return senders[model.config.senders.index(self._node(head, slot))]
+
+    @cached_property
+    def _verdicts(self) -> tuple[Tensor, ...]:
+        """`_verdicts_on_pairs` of every comparing head, for those cases that are trained by them."""
+        return tuple(self._verdicts_on_pairs(head) for head in self.comparing)
 
     def _verdicts_on_pairs(self, head: Variable) -> Tensor:
         """What a comparing head says of every key value seen from every query value: [query code, key code]."""

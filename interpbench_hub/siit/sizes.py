@@ -1,6 +1,7 @@
 """The size of the transformer a case is trained in: one rule for all cases."""
 
 from interpbench_hub.cases.case import Case
+from interpbench_hub.rasp.variables import VariableKind
 from interpbench_hub.transformer import TransformerConfig
 
 MIN_D_HEAD = 8
@@ -13,7 +14,7 @@ MAX_D_MODEL_WIDE = 128
 MAX_VALUES = 64
 """The most values that a head orders in a stream of `MAX_D_MODEL`, where they are not alone."""
 MAX_D_MLP = 256
-_VALUES_PER_DIMENSION = {"fraction": 1, "aggregate": 2}
+_VALUES_PER_DIMENSION: dict[VariableKind, int] = {"fraction": 1, "aggregate": 2}
 """How many key or query values a dimension a head learns to compare. One that counts must give all it selects the
 same score, which takes more room than picking one."""
 
@@ -28,11 +29,7 @@ def transformer_config(case: Case) -> TransformerConfig:
     deep cases: with 32 dimensions case 21 learns at a third of the speed, step for step.
     """
     alignment = case.alignment
-    needed = 1.0
-    for variable in case.graph.variables:
-        if variable.kind in _VALUES_PER_DIMENSION and not case.high_level.selects_alike(variable):
-            sizes = [len(case.graph[read.variable].classes) for read in variable.reads if read.slot != "v"]
-            needed = max([needed, *(size / _VALUES_PER_DIMENSION[variable.kind] for size in sizes)])
+    needed = max(case.n_compared(kind) / n_values for kind, n_values in _VALUES_PER_DIMENSION.items())
     is_deep = alignment.n_layers > 2 or case.n_heads_in_a_row > 1
     d_head = MIN_D_HEAD_DEEP if is_deep else MIN_D_HEAD
     while d_head < MAX_D_HEAD and d_head < needed:

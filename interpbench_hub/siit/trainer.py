@@ -318,9 +318,11 @@ class Trainer:
             ablation = "resample" if entry.ablation in self.case.counterfactuals else entry.ablation
             if section in ("node_strict", "edge_strict", "complement") and ablation in ablations:
                 found.append([self.space.outside_set(section, entry.name), ablations.index(ablation)])
-            elif section in ("node_interchange", "edge_interchange"):
-                place = self.space.exchange(section, entry.name)
-                found += [] if place is None else [[place, EXCHANGED]]
+            elif (
+                section in ("node_interchange", "edge_interchange")
+                and (place := self.space.exchange(section, entry.name)) is not None
+            ):
+                found.append([place, EXCHANGED])
         # An edge may fall short by several kinds, which training draws alike.
         found = [suspect for place, suspect in enumerate(found) if suspect not in found[:place]]
         # Earlier ones stay, so that they do not come back.

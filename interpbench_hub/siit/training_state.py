@@ -48,7 +48,7 @@ class TrainingState:
     """Pairs of the last block that are drawn again in this one."""
     suspects: list[list[int]]
     """What close looks and certificates found at fault: place among the space's outside sets, place of the ablation
-    among the recipe's; within the circuit, place among the space's exchanges, -1."""
+    among the recipe's; within the circuit, place among the space's exchanges and `draws.EXCHANGED`."""
     drawn_suspects: list[list[int]]
     """`suspects` as they stood when the block of steps that is under way was drawn."""
     cooling_from: int | None = None

@@ -19,8 +19,8 @@ from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.transformer import Attention, Transformer
 from tests.slow_model import SlowModel
 
-# Heads that count; a head that looks one up; causal sentences; no head at all.
 ALL_IDS = [case.id for case in list_cases()]
+# Heads that count; a head that looks one up; causal sentences; no head at all.
 CASE_IDS = ("case_3", "case_13", "case_21", "case_11", "case_8")
 
 
@@ -348,8 +348,9 @@ def test_what_edges_carry_to_queries_and_keys_is_what_exchanging_them_changes(ca
     order = torch.arange(len(inputs)).roll(1)
     for place, head in enumerate(targets.comparing):
         layer, number = place_of(case, head)
-        sender = next(case.alignment.node_of[read.variable] for read in head.reads if read.slot == slot)
-        mask = model.config.mask_of([Edge(sender, case.alignment.node_of[head.name], slot)]).float()
+        mask = model.config.mask_of(
+            [Edge(case.alignment.node_of[head.read_in(slot) or ""], case.alignment.node_of[head.name], slot)]
+        ).float()
         changed: list[Attention] = []
         model.interchange_run(
             run.senders[:2],
@@ -446,7 +447,7 @@ def test_values_in_directions_of_their_own_are_spread():
 
 def test_only_cases_that_order_dozens_of_values_are_told_of_pairs():
     told = {
-        case_id: get_case(case_id).n_ordered
+        case_id: get_case(case_id).n_compared("fraction")
         for case_id in ALL_IDS
         if get_case(case_id).edge_siit.get("pairwise_weight")
     }
@@ -454,6 +455,6 @@ def test_only_cases_that_order_dozens_of_values_are_told_of_pairs():
         "case_9": 90,
         "case_22": 45,
     }
-    assert get_case("case_21").n_ordered == 27 and not get_case("case_21").edge_siit
+    assert get_case("case_21").n_compared("fraction") == 27 and not get_case("case_21").edge_siit
     # Heads that select everything, or by position, order nothing.
-    assert get_case("case_13").n_ordered == 0
+    assert get_case("case_13").n_compared("fraction") == 0
