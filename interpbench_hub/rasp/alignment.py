@@ -9,6 +9,10 @@ from interpbench_hub.rasp.variables import Graph, Variable
 
 MIN_HEADS = 4
 """Heads a layer: more than most programs need, so that finding the circuit's heads is a task."""
+MAX_COUNTED = 64
+"""The most values that a head of usual width counts among."""
+MIN_WIDE_HEADS = 2
+"""Heads a layer where a head counts among more: there all heads are wide, and fewer keep the model small."""
 MIN_LAYERS = 2
 """Layers of a low-level model: even the simplest circuits leave a layer outside them."""
 
@@ -61,10 +65,17 @@ def _is_width(graph: Graph, variable: Variable) -> bool:
     return variable.kind == "map" and graph[variable.reads[0].variable].kind == "fraction"
 
 
+def n_counted(graph: Graph) -> int:
+    """The most values that a head counts among: of the keys or queries of a selector width; 0 without any."""
+    reads = (read for variable in graph.variables if variable.kind == "fraction" for read in variable.reads)
+    return max((len(graph[read.variable].classes) for read in reads if read.slot != "v"), default=0)
+
+
 def align(graph: Graph, *, seed: int | str = 0) -> Alignment:
     """An alignment: maps in their layer's MLP, each head variable in a head drawn at random from its layer.
 
-    The draw depends on `seed` alone. There are at least `MIN_HEADS` heads a layer and `MIN_LAYERS` layers.
+    The draw depends on `seed` alone. There are at least `MIN_HEADS` heads a layer, or `MIN_WIDE_HEADS`, and
+    `MIN_LAYERS` layers.
     """
     layers = layer_of_variables(graph)
     heads: dict[int, list[str]] = {}
@@ -79,7 +90,8 @@ def align(graph: Graph, *, seed: int | str = 0) -> Alignment:
                 node_of[variable.name] = Node.of_mlp(layers[variable.name])
             case _:
                 heads.setdefault(layers[variable.name], []).append(variable.name)
-    n_heads = max([MIN_HEADS, *(len(names) for names in heads.values())])
+    min_heads = MIN_WIDE_HEADS if n_counted(graph) > MAX_COUNTED else MIN_HEADS
+    n_heads = max([min_heads, *(len(names) for names in heads.values())])
     rng = random.Random(f"interpbench alignment {seed}")
     for layer in sorted(heads):
         for name, head in zip(heads[layer], rng.sample(range(n_heads), len(heads[layer])), strict=True):
