@@ -22,11 +22,14 @@ from interpbench_hub.rasp import (
     tokens,
 )
 from interpbench_hub.rasp.alignment import (
+    MAX_COUNTED,
     MIN_HEADS,
     MIN_LAYERS,
+    MIN_WIDE_HEADS,
     Alignment,
     align,
     layer_of_variables,
+    n_counted,
     prescribed_circuit,
 )
 from interpbench_hub.rasp.evaluator import in_order
@@ -176,7 +179,7 @@ def assert_is_in_place(graph: Graph, alignment: Alignment) -> None:
 def test_variables_of_a_case_are_in_place(case_id: str) -> None:
     case = get_case(case_id)
     assert_is_in_place(case.graph, case.alignment)
-    assert case.alignment.n_heads >= MIN_HEADS == 4
+    assert case.alignment.n_heads >= (MIN_WIDE_HEADS if n_counted(case.graph) > MAX_COUNTED else MIN_HEADS)
     assert case.alignment.n_layers >= MIN_LAYERS == 2
 
 
@@ -223,6 +226,17 @@ def test_there_are_as_many_heads_as_the_fullest_layer_needs():
     alignment = align(graph_of(program))
     assert alignment.n_heads == 6
     assert {alignment.node_of[f"back_{n}"] for n in range(6)} == {Node.of_head(0, head) for head in range(6)}
+
+
+def test_there_are_fewer_heads_where_one_counts_among_many_values():
+    assert (MIN_HEADS, MIN_WIDE_HEADS) == (4, 2)
+    width = SelectorWidth(Select(tokens, tokens, Comparison.LT))
+    for n_values, n_heads in ((MAX_COUNTED, MIN_HEADS), (MAX_COUNTED + 1, MIN_WIDE_HEADS)):
+        graph = build_graph(width, tuple(range(n_values)), 1, 3)
+        assert (n_counted(graph), align(graph).n_heads) == (n_values, n_heads)
+    # Heads that pick and values that are counted with do not matter.
+    picking = build_graph(Aggregate(Select(tokens, tokens, Comparison.EQ), tokens), tuple(range(99)), 1, 3)
+    assert (n_counted(picking), align(picking).n_heads) == (0, MIN_HEADS)
 
 
 def test_variables_of_a_node_come_in_the_order_of_a_forward_pass():
