@@ -257,10 +257,11 @@ class Certificate:
         return "\n".join(lines)
 
 
-def _table(entries: Sequence[Entry]) -> dict[str, list[Any]]:
+def _table(entries: Sequence[Entry]) -> dict[str, Any]:
     """Entries as a row for each name, with two columns for each ablation; null where there is no such entry.
 
-    An entry that comes twice is an error.
+    Most rows would hold one number, all pairs and all right: they are cut to the name, and the number stands once as
+    the table's `count`. An entry that comes twice is an error.
     """
     ablations = sorted({entry.ablation for entry in entries}, key=_PLACES.__getitem__)
     counts = {(entry.name, entry.ablation): [entry.count, entry.correct] for entry in entries}
@@ -270,7 +271,9 @@ def _table(entries: Sequence[Entry]) -> dict[str, list[Any]]:
         [name, *(count for ablation in ablations for count in counts.get((name, ablation), [None, None]))]
         for name in dict.fromkeys(entry.name for entry in entries)
     ]
-    return {"columns": _columns(ablations), "rows": rows}
+    count = max((entry.count for entry in entries), default=0)
+    cut = [row[:1] if set(row[1:]) == {count} else row for row in rows]
+    return {"columns": _columns(ablations), **({"count": count} if cut != rows else {}), "rows": cut}
 
 
 def _columns(ablations: Iterable[str | None]) -> list[str]:
@@ -285,9 +288,12 @@ def _entries(table: Mapping[str, Any]) -> tuple[Entry, ...]:
         raise ValueError(f"columns {table['columns']}")
     if len({name for name, *_ in table["rows"]}) < len(table["rows"]):
         raise ValueError("a name comes twice in one section")
+    if table["rows"] and not ablations:
+        raise ValueError("rows without columns of numbers")
     return tuple(
         Entry(name, ablation, count, correct)
-        for name, *counts in table["rows"]
+        for name, *written in table["rows"]
+        for counts in [written or [table["count"], table["count"]] * len(ablations)]
         for ablation, count, correct in zip(ablations, counts[::2], counts[1::2], strict=True)
         if count is not None
     )

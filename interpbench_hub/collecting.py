@@ -19,7 +19,8 @@ def bundle(folder: str | Path, collection: str | Path | None = None) -> Path:
     """Put a certified checkpoint into a collection under its model id; returns its place there.
 
     The id is the case's, with `_siit` or `_natural` for models of the node-level recipe or of behaviour alone. The
-    manifest lists the attempts of the ledger next to the folder, if there is one with this run in it.
+    manifest lists the attempts of the ledger next to the folder, if there is one with this run in it. A folder of the
+    collection itself is saved anew, as this version writes checkpoints, and keeps its attempts.
     Raises `CheckpointError` for a checkpoint without a certificate.
     """
     from interpbench_hub.siit.attempts import Ledger
@@ -27,9 +28,10 @@ def bundle(folder: str | Path, collection: str | Path | None = None) -> Path:
     checkpoint = _certified(folder)
     target = Path(collection) if collection is not None else manifest.COLLECTION
     place = target / model_id(checkpoint.config)
-    attempts = _attempts(Ledger.load(Path(folder).absolute().parent), checkpoint)
+    is_there = place.exists() and place.samefile(folder)
+    attempts = {} if is_there else {place.name: _attempts(Ledger.load(Path(folder).absolute().parent), checkpoint)}
     save_checkpoint(checkpoint, place)
-    manifest.write_manifest(target, {place.name: attempts})
+    manifest.write_manifest(target, attempts)
     return place
 
 

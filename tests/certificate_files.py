@@ -7,7 +7,9 @@ def entries_of(table: dict[str, Any]) -> list[tuple[str, str | None, int, int]]:
     """The entries of a section as written: name, ablation, count, correct."""
     found = []
     for name, *counts in table["rows"]:
-        by_column = dict(zip(table["columns"][1:], counts, strict=True))
+        columns = table["columns"][1:]
+        # A name alone: all pairs are right.
+        by_column = dict(zip(columns, counts, strict=True)) if counts else dict.fromkeys(columns, table["count"])
         for column, count in by_column.items():
             *ablation, what = column.split()
             if what == "count" and count is not None:

@@ -184,9 +184,32 @@ def test_a_grade_that_does_not_follow_is_refused(make_certificate):
 
 def test_more_correct_pairs_than_pairs_are_refused(make_certificate):
     data = make_certificate().to_dict()
-    data["node_strict"]["rows"][0][2] = 2001
+    (name,), count = data["node_strict"]["rows"][0], data["node_strict"]["count"]
+    data["node_strict"]["rows"][0] = [name, count, count + 1, *[count] * 4]
     with pytest.raises(CheckpointError, match="node_strict m1: 2001 correct of 2000 cannot be"):
         Certificate.from_dict(data)
+
+
+def test_rows_of_pairs_all_right_are_cut_to_their_names(make_certificate):
+    some = (Entry("m1", "zero", 2000, 2000), Entry("m1", "mean", 2000, 2000), Entry("m2", "zero", 2000, 1999))
+    fewer = (Entry("m3", "zero", 500, 500), Entry("m4", "zero", 2000, 2000))
+    data = make_certificate(node_strict=some, edge_strict=fewer, complement=some[2:]).to_dict()
+    columns = ["name", "zero count", "zero correct"]
+    wide = [*columns, "mean count", "mean correct"]
+    # What lacks an ablation, or has fewer pairs than others, is written out.
+    assert data["node_strict"] == {"columns": wide, "count": 2000, "rows": [["m1"], ["m2", 2000, 1999, None, None]]}
+    assert data["edge_strict"] == {"columns": columns, "count": 2000, "rows": [["m3", 500, 500], ["m4"]]}
+    assert data["complement"] == {"columns": columns, "rows": [["m2", 2000, 1999]]}
+
+
+def test_a_name_alone_needs_the_count_of_its_table(make_certificate):
+    data = make_certificate().to_dict()
+    del data["node_strict"]["count"]
+    with pytest.raises(CheckpointError, match=r"not a certificate.*count"):
+        Certificate.from_dict(data)
+    written_out = [[name, *[2000] * 6] for (name,) in data["node_strict"]["rows"]]
+    data["node_strict"]["rows"] = written_out
+    assert Certificate.from_dict(data) == make_certificate()
 
 
 def test_a_row_that_comes_twice_is_refused(make_certificate):

@@ -234,7 +234,7 @@ def test_formatted_json_says_the_same(data):
 
 def test_rows_of_plain_values_stay_on_one_line(certified_folder):
     lines = (certified_folder / CERTIFICATE_FILE).read_text().splitlines()
-    assert any(line.startswith('["m1",2000,2000,2000,2000,2000,2000]') for line in lines)
+    assert any(line.startswith('["embed->m0",2000,900,905]') for line in lines)
     assert format_json({"a": [1, 2], "b": [], "c": {}, "d": [[1, "x"], [2]]}) == textwrap.dedent(
         """\
         {
@@ -329,9 +329,10 @@ def test_a_flipped_bit_contradicts_the_certificate(certified_folder):
 
 def test_a_better_grade_written_by_hand_is_refused(certified_folder):
     def cheat(data):
-        row = data["behaviour"]["rows"][0]
-        row[2] = 5
-        data["lower_bounds"]["rows"].append([row[1], 5, round(clopper_pearson_lower(5, row[1]), 6)])
+        behaviour = data["behaviour"]
+        count = behaviour.pop("count")
+        behaviour["rows"] = [["all", count, 5]]
+        data["lower_bounds"]["rows"].append([count, 5, round(clopper_pearson_lower(5, count), 6)])
         assert data["grade"] == "path"
 
     edit(certified_folder / CERTIFICATE_FILE, cheat)

@@ -175,6 +175,8 @@ def test_a_certificate_that_claims_what_is_not_so_is_found(copied):
     def claim(data):
         complement = data["complement"]
         (row,), place = complement["rows"], complement["columns"].index("zero count")
+        if len(row) == 1:
+            row += [complement.pop("count")] * (len(complement["columns"]) - 1)
         row[place + 1] = 0
         data["lower_bounds"]["rows"].append([row[place], 0, 0.0])
         data["grade"] = "node"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from interpbench_hub.certificate import Entry
+from interpbench_hub.certificate import SECTIONS, Entry
 from interpbench_hub.checkpoint import Checkpoint, load_config, save_checkpoint, weights_digest
 from interpbench_hub.collecting import bundle, bundle_all
 from interpbench_hub.errors import CheckpointError
@@ -106,6 +106,25 @@ def test_a_run_that_no_ledger_knows_has_no_attempts(leave, tmp_path):
     bundle(leave(1).rename(tmp_path / "elsewhere"), collection)
     assert load_config(collection / "case_3").provenance.seed == 1
     assert attempts(collection) == []
+
+
+def test_what_is_in_the_collection_is_saved_anew_and_keeps_its_attempts(leave, tmp_path):
+    place = bundle(leave(4), tmp_path / "collection")
+    files = {path.name: path.read_bytes() for path in place.iterdir()}
+    before = (tmp_path / "collection" / "manifest.json").read_text()
+    # As versions before wrote it: every row with all its numbers.
+    path = place / "certificate.json"
+    data = json.loads(path.read_text())
+    for section in SECTIONS:
+        table = data[section]
+        count, width = table.pop("count", None), len(table["columns"]) - 1
+        table["rows"] = [row if row[1:] else [*row, *[count] * width] for row in table["rows"]]
+    path.write_text(json.dumps(data))
+    write_manifest(tmp_path / "collection")
+    assert (tmp_path / "collection" / "manifest.json").read_text() != before
+    assert bundle(place, tmp_path / "collection") == place
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == files
+    assert (tmp_path / "collection" / "manifest.json").read_text() == before
 
 
 def test_a_manifest_written_anew_keeps_the_attempts(leave, tmp_path):
