@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
-from interpbench_hub.circuit import Node, Slot
+from interpbench_hub.circuit import POS_EMBED, Node, Slot
 from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, Slots, Values
 from interpbench_hub.rasp.variables import Variable
 from interpbench_hub.siit.probes import balanced
@@ -131,7 +131,7 @@ class AttentionTargets:
         n_heads = model.config.n_heads
         for head in self.comparing:
             layer, number = self._place(head)
-            q, k = (self._written(head, slot, model, senders) for slot in ("q", "k"))
+            q, k = (self._read(head, slot, model, senders) for slot in ("q", "k"))
             q = model.project_slot(q, layer, number) / math.sqrt(model.config.d_head)
             found.append((q, model.project_slot(k, layer, n_heads + number)))
         return found
@@ -142,19 +142,21 @@ class AttentionTargets:
         """How far comparing heads are from what they should attend to if a row held but one key: a scalar.
 
         Every query of a step meets every key, as the circuit's edges carry them (`carried`) while all other edges carry
-        what they do in the row before, and all pairs of values count alike: inputs bring few values together, and of
-        an order's neighbours, which are the hardest to tell apart, hardly any. `compared` [row, comparing head, 2, pos]
-        are the values' codes. Of the divergence of a row of such keys this is the root, whose slope does not flatten
-        out: the last hundredths of a nat make or break a count.
+        what they do in the row before or, in every second row, nothing, and all pairs of values count alike: inputs
+        bring few values together, and of an order's neighbours, which are the hardest to tell apart, hardly any.
+        `compared` [row, comparing head, 2, pos] are the values' codes. Of the divergence of a row of such keys this is
+        the root, whose slope does not flatten out: the last hundredths of a nat make or break a count.
         """
         total = attention[0].scores.new_zeros(())
         is_real = there & there.roll(1, 0)
+        # What all rows have in common would stay in another row's: only its absence tells.
+        is_kept = (torch.arange(len(there), device=there.device) % 2 > 0)[:, None, None]
         for place, head in enumerate(self.comparing):
             layer, number = self._place(head)
             q, k, _ = (part[number] for part in attention[layer])
             verdicts = self._verdicts[place].to(q.device)
             queries, keys = (
-                (own + (part - own).roll(1, 0))[:, 1:][is_real]
+                (own + (part - own).roll(1, 0) * is_kept)[:, 1:][is_real]
                 for part, own in zip((q, k), carried[place], strict=True)
             )
             codes = [held[is_real] for held in compared[:, place].unbind(1)]
@@ -201,6 +203,11 @@ class AttentionTargets:
     def _written(self, head: Variable, slot: Slot, model: Transformer, senders: Tensor) -> Tensor:
         """What that node wrote: [row, 1 + pos, d_model]."""
         return senders[model.config.senders.index(self._node(head, slot))]
+
+    def _read(self, head: Variable, slot: Slot, model: Transformer, senders: Tensor) -> Tensor:
+        """What that node wrote and, as every head of the circuit reads them, positions: [row, 1 + pos, d_model]."""
+        nodes = dict.fromkeys((self._node(head, slot), POS_EMBED))
+        return senders[[model.config.senders.index(node) for node in nodes]].sum(0)
 
     @cached_property
     def _verdicts(self) -> tuple[Tensor, ...]:

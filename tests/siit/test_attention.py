@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interpbench_hub.cases import Case, get_case, list_cases
-from interpbench_hub.circuit import Edge
+from interpbench_hub.circuit import POS_EMBED, Edge
 from interpbench_hub.exchange import Replacement
 from interpbench_hub.rasp.causal_model import UNCLEAR
 from interpbench_hub.rasp.variables import Variable
@@ -365,6 +365,32 @@ def test_what_edges_carry_to_queries_and_keys_is_what_exchanging_them_changes(ca
         torch.testing.assert_close(found, of_edge[order] - of_edge, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("slot", ["q", "k"])
+@pytest.mark.parametrize("case_id", COMPARING_IDS)
+def test_the_circuit_carries_to_queries_and_keys_what_goes_when_its_edges_are_zero(case_id, slot):
+    targets, model, inputs, lengths, _, _ = seen_by(case_id)
+    plain: list[Attention] = []
+    run = model.run(to_ids(targets.case, inputs, lengths), lengths + 1, attention=plain)
+    carried = targets.carried(model, run.senders)
+    nothing = targets.carried(model, torch.zeros_like(run.senders))
+    for place, head in enumerate(targets.comparing):
+        layer, number = place_of(targets.case, head)
+        node = targets.case.alignment.node_of[head.name]
+        edges = [edge for edge in targets.case.circuit if (edge.target, edge.slot) == (node, slot)]
+        assert any(edge.source == POS_EMBED for edge in edges)
+        changed: list[Attention] = []
+        model.interchange_run(
+            run.senders[:2],
+            Replacement(torch.zeros_like(run.senders), kept=torch.ones(len(inputs))),
+            model.config.mask_of(edges).float().expand(len(inputs), -1, -1),
+            lengths + 1,
+            attention=changed,
+        )
+        side = "qk".index(slot)
+        found = plain[layer][side][number] - changed[layer][side][number]
+        torch.testing.assert_close(found, carried[place][side] - nothing[place][side], rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("case_id", COMPARING_IDS)
 def test_the_loss_of_all_pairs_is_that_of_a_loop_over_queries_and_keys(case_id):
     targets, model, inputs, lengths, there, compared = seen_by(case_id)
@@ -380,12 +406,12 @@ def test_the_loss_of_all_pairs_is_that_of_a_loop_over_queries_and_keys(case_id):
         asked, held = (case.graph[name or ""].classes for name in (head.read_in("q"), head.read_in("k")))
         met: dict[tuple[int, int], list[Tensor]] = {}
         places = [(row, at) for row in range(len(inputs)) for at in range(inputs.shape[1])]
-        # A row lends what other edges carry to the next one, where that has the position too.
+        # A row lends what other edges carry to the next one, where that has the position too, if that is an odd one.
         places = [(row, at) for row, at in places if there[row, at] and there[row - 1, at]]
         for row, at in places:
-            query = carried[place][0][row, 1 + at] + (q - carried[place][0])[row - 1, 1 + at]
+            query = carried[place][0][row, 1 + at] + row % 2 * (q - carried[place][0])[row - 1, 1 + at]
             for other, to in places:
-                key = carried[place][1][other, 1 + to] + (k - carried[place][1])[other - 1, 1 + to]
+                key = carried[place][1][other, 1 + to] + other % 2 * (k - carried[place][1])[other - 1, 1 + to]
                 of_query, of_key = int(compared[row, place, 0, at]), int(compared[other, place, 1, to])
                 if of_query >= len(asked) or of_key >= len(held):
                     continue
