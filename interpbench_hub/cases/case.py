@@ -243,9 +243,8 @@ class Case:
 
     def n_compared(self, kind: VariableKind) -> int:
         """The most values that a head of a kind must tell apart, of its queries or of its keys; 0 if none must."""
-        heads = (v for v in self.graph.variables if v.kind == kind and not self.high_level.selects_alike(v))
-        reads = (read for head in heads for read in head.reads if read.slot != "v")
-        return max((len(self.graph[read.variable].classes) for read in reads), default=0)
+        variables = self.graph.variables
+        return self.graph.n_compared(v for v in variables if v.kind == kind and not self.high_level.selects_alike(v))
 
     @property
     def edge_siit(self) -> Mapping[str, Any]:

@@ -67,8 +67,12 @@ def _is_width(graph: Graph, variable: Variable) -> bool:
 
 def n_counted(graph: Graph) -> int:
     """The most values that a head counts among: of the keys or queries of a selector width; 0 without any."""
-    reads = (read for variable in graph.variables if variable.kind == "fraction" for read in variable.reads)
-    return max((len(graph[read.variable].classes) for read in reads if read.slot != "v"), default=0)
+    return graph.n_compared(variable for variable in graph.variables if variable.kind == "fraction")
+
+
+def has_wide_heads(graph: Graph) -> bool:
+    """Whether a head counts among so many values that all heads are wide, and fewer."""
+    return n_counted(graph) > MAX_COUNTED
 
 
 def align(graph: Graph, *, seed: int | str = 0) -> Alignment:
@@ -90,7 +94,7 @@ def align(graph: Graph, *, seed: int | str = 0) -> Alignment:
                 node_of[variable.name] = Node.of_mlp(layers[variable.name])
             case _:
                 heads.setdefault(layers[variable.name], []).append(variable.name)
-    min_heads = MIN_WIDE_HEADS if n_counted(graph) > MAX_COUNTED else MIN_HEADS
+    min_heads = MIN_WIDE_HEADS if has_wide_heads(graph) else MIN_HEADS
     n_heads = max([min_heads, *(len(names) for names in heads.values())])
     rng = random.Random(f"interpbench alignment {seed}")
     for layer in sorted(heads):

@@ -1,7 +1,7 @@
 """Variables of a high-level model and the graph they form: plain data, made by `graph.build_graph`."""
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -101,3 +101,8 @@ class Graph:
 
     def __getitem__(self, name: str) -> Variable:
         return self._by_name[name]
+
+    def n_compared(self, heads: Iterable[Variable]) -> int:
+        """The most values that one of these heads reads in its queries or in its keys; 0 if they read none."""
+        reads = (read for head in heads for read in head.reads if read.slot != "v")
+        return max((len(self[read.variable].classes) for read in reads), default=0)
