@@ -387,6 +387,10 @@ class Transformer:
         """The residual stream after a layer's heads, the attention bias included."""
         return resid + heads.sum(0) + self._leaves[f"blocks.{layer}.attn.b_O"]
 
+    def head_input(self, senders: Tensor, layer: int) -> Tensor:
+        """The residual stream [row, pos, d_model] that a layer's heads read, of what senders wrote in a run."""
+        return self._stream(senders[: self.config.senders_before(layer)], layer)
+
     def mlp_input(self, run: Run, layer: int) -> Tensor:
         """The residual stream [row, pos, d_model] that a layer's MLP read in a run."""
         return self._stream(run.senders[: self.config.senders_before(layer) + self.config.n_heads], layer + 1)

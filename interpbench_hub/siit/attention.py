@@ -121,6 +121,48 @@ class AttentionTargets:
             total = total + n_others * self._divergence(head, scores, chosen[:, place], there)
         return total
 
+    def interchanged_loss(
+        self,
+        model: Transformer,
+        senders: Tensor,
+        attention: Sequence[Attention],
+        compared: Tensor,
+        lengths: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """The same of comparing heads if the circuit brought another place's value to each query, or to each key, and
+        all else stayed: summed over heads and over these two, a scalar.
+
+        Where a head's input holds both what the circuit brings there and, by the stream, what stands there, the two
+        differ in rows with that edge exchanged alone: seldom with any two given values. Places are drawn from all rows,
+        each value as often as any other. `senders` [sender, row, 1 + pos, d_model] is what nodes wrote, `compared`
+        [row, comparing head, 2, pos] are the values' codes, `lengths` [row] count tokens, BOS not among them.
+        """
+        total = attention[0].scores.new_zeros(())
+        width = compared.shape[-1]
+        there = torch.arange(width, device=lengths.device) < lengths[:, None]
+        bias = model.attention_bias(1 + width, lengths + 1)
+        n_codes = [verdicts.shape for verdicts in self._verdicts]
+        slots: tuple[Slot, Slot] = ("q", "k")
+        for place, head in enumerate(self.comparing):
+            layer, number = self._place(head)
+            resid = model.head_input(senders, layer)
+            for side, slot in enumerate(slots):
+                codes = list(compared[:, place].unbind(1))
+                parts = [attention[layer].q[number], attention[layer].k[number]]
+                places = _places_by_code(codes[side], there, n_codes[place][side], generator)
+                own = self._written(head, slot, model, senders)[:, 1:]
+                change = F.pad(own.flatten(0, 1)[places] - own, (0, 0, 1, 0))
+                parts[side] = model.project_slot(resid + change, layer, side * model.config.n_heads + number)
+                if slot == "q":
+                    parts[side] = parts[side] / math.sqrt(model.config.d_head)
+                codes[side] = codes[side].flatten()[places]
+                scores = parts[1] @ parts[0].transpose(-1, -2)
+                scores = scores if bias is None else scores + bias
+                selected = self.case.high_level.selects(head, {"q": codes[0], "k": codes[1]}, lengths, width)
+                total = total + self._divergence(head, scores, selected, there)
+        return total
+
     def carried(self, model: Transformer, senders: Tensor) -> Carried:
         """What the circuit's edges carry to q and k of every comparing head, biases included: [row, 1 + pos, d_head].
 
@@ -261,6 +303,16 @@ def _means_by_code(vectors: Tensor, codes: Tensor, there: Tensor, n_codes: int) 
     counts = torch.bincount(place)
     sums = vectors.new_zeros(len(counts), vectors.shape[-1]).index_add(0, place, vectors[counted])
     return sums / counts[:, None]
+
+
+def _places_by_code(codes: Tensor, there: Tensor, n_codes: int, generator: torch.Generator) -> Tensor:
+    """Places among all [row * pos], one for each place [row, pos], where a code below `n_codes` is there: drawn so that
+    all codes come up alike."""
+    counted = there.flatten()
+    shares = torch.zeros(counted.shape)
+    shares[counted.cpu()] = _alike(codes.flatten()[counted], n_codes).cpu()
+    drawn = torch.multinomial(shares, len(shares), replacement=True, generator=generator)
+    return drawn.view(codes.shape).to(codes.device)
 
 
 def _alike(codes: Tensor, n_codes: int) -> Tensor:

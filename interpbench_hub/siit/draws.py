@@ -289,7 +289,8 @@ class Draws:
     def _compared(self, values: Values, lengths: Tensor, *exchange: Any) -> Tensor:
         """What the circuit's comparing heads compare: [row, head, 2, pos]; no head's if nobody is told."""
         recipe = self.recipe
-        if self.attention and recipe.crossed_weight + recipe.pairwise_weight + recipe.spread_weight:
+        weights = (recipe.crossed_weight, recipe.interchanged_weight, recipe.pairwise_weight, recipe.spread_weight)
+        if self.attention and any(weights):
             return self.attention.compared(values, *exchange)
         return torch.zeros(len(lengths), 0, 2, next(iter(values.values())).shape[1], dtype=torch.long)
 

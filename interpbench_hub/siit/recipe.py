@@ -68,6 +68,9 @@ class Recipe:
     (`Mixing`). Otherwise only rows with an exchanged edge have such combinations."""
     crossed_rows: int = 1
     """How many other rows each row's queries look at."""
+    interchanged_weight: float = 0.0
+    """Weight, as a share of `attention_weight`, of heads that compare with what the circuit brings to queries, or to
+    keys, taken from other places and all else kept (`AttentionTargets.interchanged_loss`)."""
     pairwise_weight: float = 0.0
     """Weight, as a share of `attention_weight`, of heads that compare every query of a step with every key of it
     (`AttentionTargets.pairwise_loss`); without LayerNorm only."""
@@ -113,6 +116,7 @@ class Recipe:
             "intervened_probe_weight",
             "attention_weight",
             "crossed_weight",
+            "interchanged_weight",
             "pairwise_weight",
             "spread_weight",
             "language_weight",

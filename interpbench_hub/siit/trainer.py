@@ -215,6 +215,12 @@ class Trainer:
                     crossed = self.attention.crossed_loss(seen, draw.crossed[place], draw.moved[place], bias, real)
                     attended = attended + recipe.crossed_weight * crossed
             held = draw.compared[: 2 * n_pairs]
+            if recipe.interchanged_weight:
+                generator = torch.Generator().manual_seed(seeded("interchanged", self.seed, self.state.step))
+                interchanged = self.attention.interchanged_loss(
+                    self.model, run.senders, plain_attention, held, draw.lengths - 1, generator
+                )
+                attended = attended + recipe.interchanged_weight * interchanged
             if recipe.pairwise_weight:
                 carried = self.attention.carried(self.model, run.senders)
                 pairwise = self.attention.pairwise_loss(plain_attention, carried, held, draw.there)

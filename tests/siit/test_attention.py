@@ -13,7 +13,7 @@ from interpbench_hub.circuit import POS_EMBED, Edge
 from interpbench_hub.exchange import Replacement
 from interpbench_hub.rasp.causal_model import UNCLEAR
 from interpbench_hub.rasp.variables import Variable
-from interpbench_hub.siit.attention import AttentionTargets
+from interpbench_hub.siit.attention import AttentionTargets, _places_by_code
 from interpbench_hub.siit.pair_run import to_ids
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.transformer import Attention, Transformer
@@ -322,6 +322,60 @@ def test_crossed_sentences_select_what_an_exchange_of_the_keys_selects(case_id):
         edges[:, high_level.edge_index[edge]] = True
         assert torch.equal(found[:, place].long(), high_level.selected(head, values, lengths, source, edges).long())
     assert bool((found == 1).any())
+
+
+# -- what the circuit brings, from other places ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case_id", [*COMPARING_IDS, "ioi", "ioi_full"])
+def test_the_loss_of_interchanged_values_is_that_of_exchanging_each_edge_alone(case_id, monkeypatch):
+    targets, model, inputs, lengths, there, compared = seen_by(case_id)
+    case = targets.case
+    real = there.flatten().nonzero()[:, 0]
+    drawn = torch.Generator().manual_seed(12)
+    asked: list[Tensor] = []
+
+    def places_of(codes: Tensor, there: Tensor, n_codes: int, generator: torch.Generator) -> Tensor:
+        asked.append(real[torch.randint(len(real), codes.shape, generator=drawn)])
+        return asked[-1]
+
+    monkeypatch.setattr("interpbench_hub.siit.attention._places_by_code", places_of)
+    attention: list[Attention] = []
+    run = model.run(to_ids(case, inputs, lengths), lengths + 1, attention=attention)
+    loss = targets.interchanged_loss(model, run.senders, attention, compared, lengths, torch.Generator())
+    values = case.high_level.run(inputs, lengths)
+    expected, edges = torch.zeros(()), iter(asked)
+    for head in targets.comparing:
+        for slot in ("q", "k"):
+            places, name = next(edges), head.read_in(slot) or ""
+            edge = Edge(case.alignment.node_of[name], case.alignment.node_of[head.name], slot)
+            sender = model.config.senders.index(edge.source)
+            written = run.senders.clone()
+            written[sender, :, 1:] = written[sender, :, 1:].flatten(0, 1)[places]
+            changed: list[Attention] = []
+            mask = model.config.mask_of([edge]).expand(len(inputs), -1, -1)
+            model.interchange_run(run.senders[:2], written, mask, lengths + 1, attention=changed)
+            source = {**values, name: values[name].flatten()[places]}
+            exchanged = torch.zeros(len(inputs), len(case.high_level.circuit), dtype=torch.bool)
+            exchanged[:, case.high_level.edge_index[edge]] = True
+            selected = case.high_level.selected(head, values, lengths, source, exchanged)
+            of_head = AttentionTargets(case)
+            of_head.heads = (head,)
+            expected = expected + of_head.loss(changed, selected[:, None], there)
+    assert next(edges, None) is None and len(asked) == 2 * len(targets.comparing)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_places_are_real_and_bring_all_values_alike():
+    codes = torch.tensor([[0, 0, 0, 0, 1], [7, 0, 2, 0, 3]])
+    there = torch.tensor([[True, True, True, True, True], [True, True, True, True, False]])
+    generator = torch.Generator().manual_seed(1)
+    places = torch.stack([_places_by_code(codes, there, 5, generator) for _ in range(3000)]).flatten()
+    assert places.shape == (30_000,)
+    found = codes.flatten()[places].bincount()
+    # Three values, and neither the one beyond those that count nor what stands in padding.
+    assert set(found.nonzero()[:, 0].tolist()) == {0, 1, 2}
+    assert all(abs(count / 10_000 - 1) < 0.05 for count in found[:3].tolist())
 
 
 # -- every query with every key ----------------------------------------------------------------------------------------
