@@ -1,5 +1,6 @@
 """Making the bundled collection: certified checkpoints go in, the manifest is renewed."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,24 +16,32 @@ if TYPE_CHECKING:
 _SUFFIX_OF_RECIPE = {"edge-siit": "", "siit": "_siit", "behaviour": "_natural"}
 
 
-def bundle(folder: str | Path, collection: str | Path | None = None) -> Path:
-    """Put a certified checkpoint into a collection under its model id; returns its place there.
+def bundle(folders: Iterable[str | Path], collection: str | Path | None = None) -> list[Path]:
+    """Put certified checkpoints into a collection under their model ids; returns their places there.
 
     The id is the case's, with `_siit` or `_natural` for models of the node-level recipe or of behaviour alone. The
-    manifest lists the attempts of the ledger next to the folder, if there is one with this run in it. A folder of the
-    collection itself is saved anew, as this version writes checkpoints, and keeps its attempts.
-    Raises `CheckpointError` for a checkpoint without a certificate.
+    manifest lists the attempts of the ledger next to a folder, if there is one with this run in it. Folders of the
+    collection itself are saved anew, as this version writes checkpoints, and keep their attempts.
+    Raises `CheckpointError` for a checkpoint without a certificate and for two of one id, before anything is saved.
     """
     from interpbench_hub.siit.attempts import Ledger
 
-    checkpoint = _certified(folder)
     target = Path(collection) if collection is not None else manifest.COLLECTION
-    place = target / model_id(checkpoint.config)
-    is_there = place.exists() and place.samefile(folder)
-    attempts = {} if is_there else {place.name: _attempts(Ledger.load(Path(folder).absolute().parent), checkpoint)}
-    save_checkpoint(checkpoint, place)
-    manifest.write_manifest(target, attempts)
-    return place
+    found: dict[Path, tuple[str | Path, Checkpoint]] = {}
+    attempts: dict[str, list[dict[str, Any]]] = {}
+    for folder in folders:
+        checkpoint = _certified(folder)
+        place = target / model_id(checkpoint.config)
+        if place in found:
+            raise CheckpointError(f"{folder} and {found[place][0]} are both of model {place.name}; bundle one of them")
+        found[place] = folder, checkpoint
+        if not (place.exists() and place.samefile(folder)):
+            attempts[place.name] = _attempts(Ledger.load(Path(folder).absolute().parent), checkpoint)
+    for place, (_, checkpoint) in found.items():
+        save_checkpoint(checkpoint, place)
+    if found:
+        manifest.write_manifest(target, attempts)
+    return list(found)
 
 
 def bundle_all(runs: str | Path, collection: str | Path | None = None, *, least: Grade = "none") -> list[Path]:
@@ -43,29 +52,21 @@ def bundle_all(runs: str | Path, collection: str | Path | None = None, *, least:
     """
     from interpbench_hub.siit.attempts import Ledger, run_folder
 
-    runs, target = Path(runs), Path(collection) if collection is not None else manifest.COLLECTION
+    runs = Path(runs)
     ledgers = [Ledger.load(path.parent) for path in sorted(runs.glob(f"*/{ATTEMPTS_FILE}"))]
     if not ledgers:
         raise CheckpointError(
             f"{runs} holds no {ATTEMPTS_FILE}; give the folder of runs of `interpbench train --all`, or bundle "
             "checkpoint folders one by one"
         )
-    attempts: dict[str, list[dict[str, Any]]] = {}
+    folders: list[Path] = []
     for ledger in ledgers:
         for recipe in ledger.recipes:
             chosen = ledger.chosen(recipe)
-            if chosen is None:
-                continue
             is_twin = recipe != "edge-siit"
-            if not is_twin and not is_at_least(chosen.grade or "none", least):
-                continue
-            checkpoint = _certified(run_folder(runs, ledger.case, recipe, chosen.seed))
-            name = model_id(checkpoint.config)
-            attempts[name] = _attempts(ledger, checkpoint)
-            save_checkpoint(checkpoint, target / name)
-    if attempts:
-        manifest.write_manifest(target, attempts)
-    return [target / name for name in attempts]
+            if chosen and (is_twin or is_at_least(chosen.grade or "none", least)):
+                folders.append(run_folder(runs, ledger.case, recipe, chosen.seed))
+    return bundle(folders, collection)
 
 
 def model_id(config: CheckpointConfig) -> str:

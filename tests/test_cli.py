@@ -253,10 +253,10 @@ def test_bundling_needs_a_certificate(tmp_path, small_certificates):
     call("train", "case_3", "--out", run, "--max-steps", 10)
     (run / "certificate.json").unlink()
     with pytest.raises(CheckpointError, match="has no certificate; run `interpbench certify"):
-        bundle(run, tmp_path / "collection")
+        bundle([run], tmp_path / "collection")
     assert not (tmp_path / "collection").exists()
 
 
 def test_the_node_level_recipe_is_bundled_under_its_own_id(tmp_path, small_certificates):
     call("train", "case_3", "--out", tmp_path / "run", "--recipe", "siit", "--max-steps", 10)
-    assert bundle(tmp_path / "run", tmp_path / "collection").name == "case_3_siit"
+    assert [place.name for place in bundle([tmp_path / "run"], tmp_path / "collection")] == ["case_3_siit"]

@@ -93,23 +93,35 @@ def test_where_nothing_is_chosen_nothing_is_bundled(leave, tmp_path):
 def test_one_run_is_bundled_with_the_attempts_next_to_it(leave, tmp_path):
     leave(0, "path", is_chosen=True)
     folder = leave(1, "node")
-    bundle(folder, tmp_path / "collection")
+    bundle([folder], tmp_path / "collection")
     # What is bundled is what counts here, whatever the ledger prefers.
     assert attempts(tmp_path / "collection") == [listed(0, "path", chosen=False), listed(1, "node", chosen=True)]
 
 
 def test_a_run_that_no_ledger_knows_has_no_attempts(leave, tmp_path):
     collection = tmp_path / "collection"
-    bundle(leave(0), collection)
+    bundle([leave(0)], collection)
     assert len(attempts(collection)) == 1
     # Those in the manifest belong to the model that was there before.
-    bundle(leave(1).rename(tmp_path / "elsewhere"), collection)
+    bundle([leave(1).rename(tmp_path / "elsewhere")], collection)
     assert load_config(collection / "case_3").provenance.seed == 1
     assert attempts(collection) == []
 
 
+def test_folders_are_all_looked_at_before_any_is_saved(leave, tmp_path):
+    collection = tmp_path / "collection"
+    one, other = leave(0), leave(1)
+    with pytest.raises(CheckpointError, match=r"edge-siit_1 and .*edge-siit_0 are both of model case_3; bundle one"):
+        bundle([one, other], collection)
+    (other / "certificate.json").unlink()
+    with pytest.raises(CheckpointError, match=r"edge-siit_1 has no certificate"):
+        bundle([one, other], collection)
+    assert not collection.exists()
+    assert bundle([], collection) == [] and not collection.exists()
+
+
 def test_what_is_in_the_collection_is_saved_anew_and_keeps_its_attempts(leave, tmp_path):
-    place = bundle(leave(4), tmp_path / "collection")
+    (place,) = bundle([leave(4)], tmp_path / "collection")
     files = {path.name: path.read_bytes() for path in place.iterdir()}
     before = (tmp_path / "collection" / "manifest.json").read_text()
     # As versions before wrote it: every row with all its numbers.
@@ -122,14 +134,14 @@ def test_what_is_in_the_collection_is_saved_anew_and_keeps_its_attempts(leave, t
     path.write_text(json.dumps(data))
     write_manifest(tmp_path / "collection")
     assert (tmp_path / "collection" / "manifest.json").read_text() != before
-    assert bundle(place, tmp_path / "collection") == place
+    assert bundle([place], tmp_path / "collection") == [place]
     assert {path.name: path.read_bytes() for path in place.iterdir()} == files
     assert (tmp_path / "collection" / "manifest.json").read_text() == before
 
 
 def test_a_manifest_written_anew_keeps_the_attempts(leave, tmp_path):
     collection = tmp_path / "collection"
-    bundle(leave(4), collection)
+    bundle([leave(4)], collection)
     before = (collection / "manifest.json").read_text()
     write_manifest(collection)
     assert (collection / "manifest.json").read_text() == before
@@ -139,7 +151,7 @@ def test_a_manifest_written_anew_keeps_the_attempts(leave, tmp_path):
 
 def test_a_manifest_from_before_there_were_attempts_is_read(leave, tmp_path):
     collection = tmp_path / "collection"
-    bundle(leave(4), collection)
+    bundle([leave(4)], collection)
     data = json.loads((collection / "manifest.json").read_text())
     del data["models"]["case_3"]["attempts"]
     (collection / "manifest.json").write_text(json.dumps(data))
@@ -159,7 +171,7 @@ def test_a_manifest_from_before_there_were_attempts_is_read(leave, tmp_path):
 )
 def test_a_manifest_with_broken_attempts_is_refused(rows, message, leave, tmp_path):
     collection = tmp_path / "collection"
-    bundle(leave(4), collection)
+    bundle([leave(4)], collection)
     data = json.loads((collection / "manifest.json").read_text())
     data["models"]["case_3"]["attempts"] = rows
     (collection / "manifest.json").write_text(json.dumps(data))

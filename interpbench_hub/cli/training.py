@@ -183,8 +183,8 @@ def bundle(
 
     if bool(folders) == (all_ or runs is not None):
         raise typer.BadParameter("give checkpoint folders, or --all or --from for a folder of runs (but not both)")
-    places = [put(folder, collection) for folder in folders or ()]
-    for place in places or bundle_all(runs or Path("runs"), collection, least=least):
+    places = put(folders, collection) if folders else bundle_all(runs or Path("runs"), collection, least=least)
+    for place in places:
         print_text(f"bundled {place}")
 
 
