@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interpbench_hub.cases.case import Case
-from interpbench_hub.circuit import POS_EMBED, Node, Slot
+from interpbench_hub.circuit import Node, Slot
 from interpbench_hub.rasp.causal_model import SELECTED, UNCLEAR, Slots, Values
 from interpbench_hub.rasp.variables import Variable
 from interpbench_hub.siit.probes import balanced
@@ -247,9 +247,17 @@ class AttentionTargets:
         return senders[model.config.senders.index(self._node(head, slot))]
 
     def _read(self, head: Variable, slot: Slot, model: Transformer, senders: Tensor) -> Tensor:
-        """What that node wrote and, as every head of the circuit reads them, positions: [row, 1 + pos, d_model]."""
-        nodes = dict.fromkeys((self._node(head, slot), POS_EMBED))
+        """What all nodes wrote that the circuit lets a head read in a slot: [row, 1 + pos, d_model]."""
+        nodes = self._sources[self.case.alignment.node_of[head.name], slot]
         return senders[[model.config.senders.index(node) for node in nodes]].sum(0)
+
+    @cached_property
+    def _sources(self) -> dict[tuple[Node, Slot | None], list[Node]]:
+        """The nodes that the circuit's edges into each receiver come from."""
+        sources: dict[tuple[Node, Slot | None], list[Node]] = {}
+        for edge in self.case.circuit:
+            sources.setdefault((edge.target, edge.slot), []).append(edge.source)
+        return sources
 
     @cached_property
     def _verdicts(self) -> tuple[Tensor, ...]:

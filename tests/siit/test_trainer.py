@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interpbench_hub.cases import Case, get_case
+from interpbench_hub.cases.pairs import seeded
 from interpbench_hub.certificate import Entry
 from interpbench_hub.circuit import POS_EMBED, Node
 from interpbench_hub.errors import SettingError
@@ -752,3 +753,27 @@ def test_the_better_certificate_has_the_better_grade_then_fewer_failures_then_th
         assert not better(certificate, certificate)
         assert all(better(certificate, worse) for worse in order[:place])
         assert not any(better(worse, certificate) for worse in order[:place])
+
+
+def test_interchanged_values_count_by_their_weight(monkeypatch):
+    case = get_case("case_21")
+    losses: list[float] = []
+    monkeypatch.setattr(Trainer, "_update", lambda _, loss, with_probes: losses.append(float(loss.detach())))
+    for weight in (0.0, 1.0, 2.0):
+        trainer = Trainer(case, transformer_config(case), EDGE_SIIT.changed(interchanged_weight=weight), seed=0)
+        trainer.step()
+    draw, seen = trainer._draw(), []
+    run = trainer.model.run(draw.ids, draw.lengths, attention=seen)
+    assert trainer.attention is not None
+    loss = trainer.attention.interchanged_loss(
+        trainer.model,
+        run.senders,
+        seen,
+        draw.compared[: len(draw.ids)],
+        draw.there.sum(1),
+        torch.Generator().manual_seed(seeded("interchanged", 0, 0)),
+    )
+    expected = float(loss.detach())
+    assert expected > 0.1
+    assert losses[1] - losses[0] == pytest.approx(expected, rel=1e-3)
+    assert losses[2] - losses[0] == pytest.approx(2 * expected, rel=1e-3)
