@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from interpbench_hub import compile_to_transformer, load_circuit, load_model
+from interpbench_hub import compile_to_transformer, load_certificate, load_circuit, load_model
 from interpbench_hub.cases import get_case
 from interpbench_hub.checkpoint import load_config, load_weights, save_checkpoint
 from interpbench_hub.errors import SettingError
@@ -42,6 +42,16 @@ def test_the_two_models_have_weights_of_their_own():
         for name in weights
     }
     assert [name for name, part in shared.items() if torch.equal(one[name][part], other[name][part])] == []
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_a_bundled_model_is_certified_for_every_counterfactual(name):
+    needs_bundled(name)
+    certificate = load_certificate(name)
+    assert certificate.grade == load_manifest()["models"][name]["grade"] == "path"
+    # Aggregates have an entry for each; where a kind says nothing about a single edge, it has none.
+    assert {entry.ablation for entry in certificate.complement} >= set(get_case(name).counterfactuals)
+    assert {entry.ablation for entry in certificate.edge_interchange} == set(get_case(name).counterfactuals)
 
 
 @pytest.mark.parametrize("name", IDS)
