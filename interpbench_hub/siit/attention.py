@@ -159,7 +159,9 @@ class AttentionTargets:
                 codes[side] = codes[side].flatten()[places]
                 scores = parts[1] @ parts[0].transpose(-1, -2)
                 scores = scores if bias is None else scores + bias
-                selected = self.case.high_level.selects(head, {"q": codes[0], "k": codes[1]}, lengths, width)
+                # The program's tables are where the program is, on the CPU.
+                held: Slots = {"q": codes[0].cpu(), "k": codes[1].cpu()}
+                selected = self.case.high_level.selects(head, held, lengths.cpu(), width).to(scores.device)
                 total = total + self._divergence(head, scores, selected, there)
         return total
 
@@ -315,10 +317,12 @@ def _means_by_code(vectors: Tensor, codes: Tensor, there: Tensor, n_codes: int) 
 
 def _places_by_code(codes: Tensor, there: Tensor, n_codes: int, generator: torch.Generator) -> Tensor:
     """Places among all [row * pos], one for each place [row, pos], where a code below `n_codes` is there: drawn so that
-    all codes come up alike."""
+    all codes come up alike. Any real place if there is no such code."""
     counted = there.flatten()
     shares = torch.zeros(counted.shape)
     shares[counted.cpu()] = _alike(codes.flatten()[counted], n_codes).cpu()
+    if not shares.any():
+        shares = counted.cpu().to(shares.dtype)
     drawn = torch.multinomial(shares, len(shares), replacement=True, generator=generator)
     return drawn.view(codes.shape).to(codes.device)
 

@@ -376,6 +376,8 @@ def test_places_are_real_and_bring_all_values_alike():
     # Three values, and neither the one beyond those that count nor what stands in padding.
     assert set(found.nonzero()[:, 0].tolist()) == {0, 1, 2}
     assert all(abs(count / 10_000 - 1) < 0.05 for count in found[:3].tolist())
+    # No value at all that counts: any place that is real.
+    assert set(_places_by_code(codes + 5, there, 5, generator).flatten().tolist()) <= set(range(9))
 
 
 # -- every query with every key ----------------------------------------------------------------------------------------
