@@ -142,7 +142,7 @@ class AttentionTargets:
         width = compared.shape[-1]
         there = torch.arange(width, device=lengths.device) < lengths[:, None]
         bias = model.attention_bias(1 + width, lengths + 1)
-        n_codes = [verdicts.shape for verdicts in self._verdicts]
+        assert bias is not None
         slots: tuple[Slot, Slot] = ("q", "k")
         for place, head in enumerate(self.comparing):
             layer, number = self._place(head)
@@ -150,15 +150,12 @@ class AttentionTargets:
             for side, slot in enumerate(slots):
                 codes = list(compared[:, place].unbind(1))
                 parts = [attention[layer].q[number], attention[layer].k[number]]
-                places = _places_by_code(codes[side], there, n_codes[place][side], generator)
+                places = _places_by_code(codes[side], there, self._verdicts[place].shape[side], generator)
                 own = self._written(head, slot, model, senders)[:, 1:]
                 change = F.pad(own.flatten(0, 1)[places] - own, (0, 0, 1, 0))
-                parts[side] = model.project_slot(resid + change, layer, side * model.config.n_heads + number)
-                if slot == "q":
-                    parts[side] = parts[side] / math.sqrt(model.config.d_head)
+                parts[side] = self._projected(head, slot, model, resid + change)
                 codes[side] = codes[side].flatten()[places]
-                scores = parts[1] @ parts[0].transpose(-1, -2)
-                scores = scores if bias is None else scores + bias
+                scores = parts[1] @ parts[0].transpose(-1, -2) + bias
                 # The program's tables are where the program is, on the CPU.
                 held: Slots = {"q": codes[0].cpu(), "k": codes[1].cpu()}
                 selected = self.case.high_level.selects(head, held, lengths.cpu(), width).to(scores.device)
@@ -172,12 +169,9 @@ class AttentionTargets:
         Of transformers without LayerNorm, behind which no part of q or k is a single edge's.
         """
         found: list[tuple[Tensor, Tensor]] = []
-        n_heads = model.config.n_heads
         for head in self.comparing:
-            layer, number = self._place(head)
-            q, k = (self._read(head, slot, model, senders) for slot in ("q", "k"))
-            q = model.project_slot(q, layer, number) / math.sqrt(model.config.d_head)
-            found.append((q, model.project_slot(k, layer, n_heads + number)))
+            q = self._projected(head, "q", model, self._read(head, "q", model, senders))
+            found.append((q, self._projected(head, "k", model, self._read(head, "k", model, senders))))
         return found
 
     def pairwise_loss(
@@ -252,6 +246,13 @@ class AttentionTargets:
         """What all nodes wrote that the circuit lets a head read in a slot: [row, 1 + pos, d_model]."""
         nodes = self._sources[self.case.alignment.node_of[head.name], slot]
         return senders[[model.config.senders.index(node) for node in nodes]].sum(0)
+
+    def _projected(self, head: Variable, slot: Slot, model: Transformer, inputs: Tensor) -> Tensor:
+        """A head's q, divided by sqrt(d_head) as in `Attention`, or its k, from its input: [row, 1 + pos, d_head]."""
+        layer, number = self._place(head)
+        if slot == "q":
+            return model.project_slot(inputs, layer, number) / math.sqrt(model.config.d_head)
+        return model.project_slot(inputs, layer, model.config.n_heads + number)
 
     @cached_property
     def _sources(self) -> dict[tuple[Node, Slot | None], list[Node]]:
