@@ -81,12 +81,14 @@ class Provenance:
     started_from: str | None = None
     """SHA-256 of the weights that the last of `earlier_ends` left, if training went on from these alone and not from
     its saved state. Steps and seconds count both."""
+    started_from_case: str | None = None
+    """Id of the case of these weights' model, if it was another one."""
 
     def to_dict(self) -> dict[str, Any]:
         """The `provenance` of `config.json`; a run that was never given more steps does not mention it."""
         data = asdict(self)
-        rare = {"earlier_ends": list(data.pop("earlier_ends")), "started_from": data.pop("started_from")}
-        return data | {name: value for name, value in rare.items() if value}
+        rare = {name: data.pop(name) for name in ("earlier_ends", "started_from", "started_from_case")}
+        return data | {name: list(value) if name == "earlier_ends" else value for name, value in rare.items() if value}
 
 
 @dataclass(frozen=True)

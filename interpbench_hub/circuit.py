@@ -229,6 +229,10 @@ class Circuit:
     def __hash__(self) -> int:
         return hash((self.n_layers, self.n_heads, self.granularity, self.edges))
 
+    def has_edges_of(self, other: "Circuit") -> bool:
+        """Whether the other circuit has the same edges in a transformer of the same size, whatever is known of them."""
+        return (self.universe, self.edges) == (other.universe, other.edges)
+
     def of_kind(self, *kinds: Kind) -> list[Edge]:
         """The circuit's edges of the given kinds, in order."""
         for kind in kinds:

@@ -239,7 +239,8 @@ def _steps(provenance: Provenance) -> str:
     steps = f"{provenance.steps:,}"
     if provenance.earlier_ends:
         ends = ", then ".join(f"{step:,}" for step in provenance.earlier_ends)
-        weights = f", with the weights {provenance.started_from[:12]}... alone" if provenance.started_from else ""
+        case = f" of {provenance.started_from_case}" if provenance.started_from_case else ""
+        weights = f", with the weights {provenance.started_from[:12]}...{case} alone" if provenance.started_from else ""
         steps += f" (it was to end after {ends}, and was given more{weights})"
     return steps
 

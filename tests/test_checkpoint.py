@@ -111,6 +111,16 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path, make_checkpoint, normaliz
         assert torch.equal(again.weights[name], tensor)
 
 
+@pytest.mark.parametrize("case", [None, "case_98"])
+def test_provenance_says_what_training_began_with(tmp_path, checkpoint, case):
+    begun = {"earlier_ends": (3, 5), "started_from": "0a" * 32, "started_from_case": case}
+    config = replace(checkpoint.config, provenance=replace(checkpoint.config.provenance, **begun))
+    folder = save_checkpoint(replace(checkpoint, config=config), tmp_path / "model")
+    assert load_config(folder) == config
+    named = json.loads((folder / CONFIG_FILE).read_text())["provenance"]
+    assert (named["earlier_ends"], "started_from_case" in named) == ([3, 5], case is not None)
+
+
 def test_the_same_checkpoint_gives_the_same_bytes(tmp_path, checkpoint):
     first = save_checkpoint(checkpoint, tmp_path / "a")
     shuffled = dict(sorted(checkpoint.weights.items(), reverse=True))

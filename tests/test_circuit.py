@@ -217,6 +217,16 @@ def test_node_level_leaves_out_what_only_constants_touch():
     assert Circuit(1, 1, edges).to_node_level() == {EMBED, Node("m0")}
 
 
+def test_circuits_of_the_same_edges_may_know_different_things_of_them():
+    edges = ["embed->m0", "m0->logits"]
+    circuit = Circuit(2, 2, edges)
+    assert circuit.has_edges_of(circuit.with_effects({Edge.parse("embed->m0"): 0.5}))
+    assert circuit.has_edges_of(Circuit(2, 2, edges[::-1], {Node("m0"): Role(("x",))}, case="case_3"))
+    for other in (Circuit(2, 2, edges[:1]), Circuit(2, 3, edges), Circuit(3, 2, edges)):
+        assert not circuit.has_edges_of(other) and not other.has_edges_of(circuit)
+    assert not circuit.has_edges_of(circuit.to_head_level())
+
+
 def test_edges_are_found_by_name_with_what_is_known_of_them():
     circuit = Circuit(1, 1, [Edge(EMBED, Node("m0"), kind="varying", effect=0.25)])
     assert circuit["embed->m0"].effect == circuit[Edge.parse("embed->m0")].effect == 0.25

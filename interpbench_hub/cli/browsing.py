@@ -171,7 +171,8 @@ def _show_case(case: "Case") -> None:
 
 def _provenance(origin: "Provenance") -> str:
     commit = f", commit {origin.commit[:12]}" if origin.commit else ""
-    weights = f", with the weights {origin.started_from[:12]} alone" if origin.started_from else ""
+    case = f" of {origin.started_from_case}" if origin.started_from_case else ""
+    weights = f", with the weights {origin.started_from[:12]}{case} alone" if origin.started_from else ""
     ends = f" (given more after {', '.join(map(str, origin.earlier_ends))}{weights})" if origin.earlier_ends else ""
     return (
         f"trained on {origin.created} with {origin.recipe}, seed {origin.seed}, {origin.steps} steps{ends}, "

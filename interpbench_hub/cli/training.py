@@ -54,8 +54,8 @@ def train(
     start_from: Annotated[
         str | None,
         typer.Option(
-            help="Folder or name of a model of the same case, recipe and size, bundled or on the Hub, whose weights to "
-            "begin with; its steps count in --max-steps."
+            help="Folder or name of a model, bundled or on the Hub, whose weights to begin with: of the same case, or "
+            "of one that shares variables, tokens and widths. Its steps count in --max-steps."
         ),
     ] = None,
     workers: Annotated[

@@ -44,7 +44,8 @@ from interpbench_hub.siit.recipe import Recipe, recipe_for
 from interpbench_hub.siit.sizes import transformer_config
 from interpbench_hub.siit.trainer import Report, Trainer, better
 from interpbench_hub.siit.training_state import TrainingLog, TrainingState
-from interpbench_hub.transformer import Transformer
+from interpbench_hub.siit.transfer import MAY_DIFFER, counterparts
+from interpbench_hub.transformer import Transformer, TransformerConfig
 
 STEP_EVENTS_EVERY = 10
 
@@ -75,9 +76,10 @@ def train(
         threads: torch threads. With 2, models of 64 dimensions and more take two thirds of the time; others gain
             nothing.
         restart: forget what is in `out` and start anew.
-        start_from: folder or id, as `load_model` takes, of a model of this case and recipe to begin with instead of
-            random weights. Its steps count, so `max_steps` must be more. Of no account once the run has a state of its
-            own.
+        start_from: folder or id, as `load_model` takes, of a model to begin with instead of random weights: one of
+            this case, or one of the same tokens and widths whose circuit has variables of this case's in the same
+            layers (`siit.transfer`). Its steps count, so `max_steps` must be more. Of no account once the run has a
+            state of its own.
         report: called with every event of the run (a dictionary with `event` and `step`).
         **changes: fields of the recipe to change, such as `max_steps=2000`.
 
@@ -189,23 +191,33 @@ def _take_up(folder: Path, trainer: Trainer) -> None:
 
 
 def _start(name_or_path: str | Path, case: Case, recipe: Recipe) -> Checkpoint:
-    """The model a run starts from; of another case, recipe or size, or with no steps left, it is an error."""
+    """The model a run starts from; if nothing of it can be taken over, or no steps are left, it is an error."""
     checkpoint = load_checkpoint(resolve(name_or_path, files=MODEL_FILES, optional=(CERTIFICATE_FILE,)))
     origin = checkpoint.config.provenance
     found: dict[str, Any] = {
-        "case": checkpoint.config.case,
         "recipe": origin.recipe,
-        "size": checkpoint.config.transformer.to_dict(),
+        "tokens": checkpoint.config.vocab.tokens,
+        "size": _widths(checkpoint.config.transformer),
     }
-    wanted = {"case": case.id, "recipe": recipe.name, "size": transformer_config(case).to_dict()}
-    advice = "training starts from a model of the same case, recipe and size"
+    wanted = {"recipe": recipe.name, "tokens": case.vocab, "size": _widths(transformer_config(case))}
+    advice = "training starts from a model of the same recipe, tokens and widths"
     _refuse_another(f"{name_or_path} has", found, wanted, advice)
+    if not any(node in case.circuit.roles for node in counterparts(checkpoint.circuit, case.circuit)):
+        raise SettingError(
+            f"{name_or_path} is a model of {checkpoint.config.case}, whose heads and MLPs hold no variable that "
+            f"{case.id} has in the same layer; nothing would be gained by starting from it"
+        )
     if origin.steps >= recipe.max_steps:
         raise SettingError(
             f"{name_or_path} has {origin.steps} steps behind it, and max_steps is {recipe.max_steps}; these count, "
             "so give more"
         )
     return checkpoint
+
+
+def _widths(config: TransformerConfig) -> dict[str, Any]:
+    """What models must agree in for one to start from the other."""
+    return {name: value for name, value in config.to_dict().items() if name not in MAY_DIFFER}
 
 
 def _refuse_another(holder: str, found: Mapping[str, Any], wanted: Mapping[str, Any], advice: str) -> None:
@@ -387,6 +399,7 @@ def checkpoint_config(trainer: Trainer, clock: Clock) -> CheckpointConfig:
             created=datetime.now(UTC).date().isoformat(),
             earlier_ends=tuple(trainer.state.earlier_ends),
             started_from=trainer.state.started_from,
+            started_from_case=trainer.state.started_from_case,
         ),
     )
 

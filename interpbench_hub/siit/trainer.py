@@ -35,6 +35,7 @@ from interpbench_hub.siit.probes import Probes
 from interpbench_hub.siit.quick_check import QuickCheck, quick_check
 from interpbench_hub.siit.recipe import Recipe
 from interpbench_hub.siit.training_state import TrainingState
+from interpbench_hub.siit.transfer import transferred
 from interpbench_hub.transformer import Attention, Run, Transformer, TransformerConfig
 
 QUICK_PAIRS, QUICK_EDGE_ROWS = 256, 1_024
@@ -121,11 +122,13 @@ class Trainer:
     def start_from(self, checkpoint: Checkpoint) -> None:
         """Begin with the weights of an earlier run, counting its steps and seconds, as if it were given more.
 
-        What that run had besides, Adam's moments, probes and its worst pairs, begins anew, and the rate rises again.
-        What its certificate found short is suspect from the start.
+        From another circuit's model come those of the nodes that both have (`transferred`). What that run had besides,
+        Adam's moments, probes and its worst pairs, begins anew, and the rate rises again. What its certificate found
+        short is suspect from the start.
         """
-        origin, state = checkpoint.config.provenance, self.state
-        self.model.load_state_dict(checkpoint.weights)
+        origin, state, circuit = checkpoint.config.provenance, self.state, self.case.circuit
+        classes = self.case.classes if self.case.categorical else ()
+        self.model.load_state_dict(transferred(self.model.state_dict(), circuit, classes, checkpoint))
         state.average = self.model.flat.data.clone()
         state.started_from, state.earlier_ends = (
             weights_digest(checkpoint.weights),
@@ -134,7 +137,9 @@ class Trainer:
         state.step = state.started = state.last_cooled = origin.steps
         state.next_check = self.recipe.check_after(state.step)
         state.cpu_seconds, state.wall_seconds = origin.cpu_seconds, origin.wall_seconds
-        if checkpoint.certificate is not None:
+        if checkpoint.config.case != self.case.id:
+            state.started_from_case = checkpoint.config.case
+        if checkpoint.certificate is not None and checkpoint.circuit.has_edges_of(circuit):
             self.suspect(checkpoint.certificate.failures())
 
     @property

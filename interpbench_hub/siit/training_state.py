@@ -57,6 +57,8 @@ class TrainingState:
     """Step at which the last cool-down ended."""
     started_from: str | None = None
     """SHA-256 of the weights of another run with which this one began; None if it began with random ones."""
+    started_from_case: str | None = None
+    """Id of that run's case, if it is another one."""
     started: int = 0
     """Steps that those weights had behind them; `step` counts on from there."""
     earlier_ends: list[int] = field(default_factory=list)

@@ -114,6 +114,7 @@ def odd_folder(tmp_path: Path, make_certificate: Make) -> Iterator[Path]:
         attention_dir="bidirectional",
     )
     odd = {"hardware": "A | B `C`", "commit": None, "earlier_ends": (12, 2000)}
+    odd |= {"started_from": "0a" * 32, "started_from_case": "case_98"}
     provenance = replace(Subject.load("case_3").config.provenance, **odd)
     config = CheckpointConfig(
         case.id,
@@ -137,7 +138,9 @@ def test_tokens_of_all_kinds_break_no_table_and_are_shown_as_they_are(odd_folder
     rows = markdown.table(text, "what", "value")
     assert ["hardware", "A | B `C`"] in rows
     steps = dict(rows)["steps"]
-    assert steps.endswith(" (it was to end after 12, then 2,000, and was given more)")
+    assert steps.endswith(
+        " (it was to end after 12, then 2,000, and was given more, with the weights 0a0a0a0a0a0a... of case_98 alone)"
+    )
     case = get_case("odd_tokens")
     line = next(line for line in text.splitlines() if line.startswith("- Token ids"))
     assert (

@@ -20,11 +20,13 @@ from interpbench_hub.constants import (
     CIRCUIT_FILE,
     CONFIG_FILE,
     ENDED_STATE_FILE,
+    MODEL_FILES,
     TRAINING_LOG_FILE,
     TRAINING_STATE_FILE,
     WEIGHTS_FILE,
 )
 from interpbench_hub.errors import CheckpointError, SettingError, UnknownNameError
+from interpbench_hub.hub import resolve
 from interpbench_hub.siit import RECIPES, Recipe, certify, measure, runs, train
 from interpbench_hub.siit import trainer as training
 from interpbench_hub.siit.adam import Adam
@@ -375,6 +377,22 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path, whole_run, quick_loo
     assert_left_the_same(stopped, folder)
 
 
+def test_a_run_starts_from_the_weights_of_another_case(tmp_path, quick_looks):
+    origin = load_checkpoint(resolve("case_7", files=MODEL_FILES))
+    before = origin.config.provenance
+    max_steps = before.steps + 5
+    folder = train("case_25", out=tmp_path / "run", recipe=SHORT, max_steps=max_steps, start_from="case_7")
+    state, provenance = TrainingState.load(folder), load_config(folder).provenance
+    assert state is not None and (state.step, state.started) == (max_steps, before.steps)
+    assert (provenance.earlier_ends, provenance.started_from_case) == ((*before.earlier_ends, before.steps), "case_7")
+    assert provenance.started_from == weights_digest(origin.weights)
+    # Five steps at a rate that has hardly risen change little of what was taken over.
+    after = load_checkpoint(folder).weights
+    assert (after["embed.W_E"] - origin.weights["embed.W_E"]).abs().max() < 0.01
+    # What was wrong with the other model says nothing about this one.
+    assert not state.suspects
+
+
 def test_the_first_steps_from_other_weights_are_small_ones_and_draw_what_is_next(whole_run):
     origin, recipe = load_checkpoint(whole_run), SHORT.changed(max_steps=60)
     trainer, fresh = (trainer_after(0, recipe) for _ in range(2))
@@ -401,7 +419,8 @@ def test_the_first_steps_from_other_weights_are_small_ones_and_draw_what_is_next
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        ({"case": "case_4"}, "another case: 'case_3' instead of 'case_4'"),
+        ({"case": "case_4"}, "another tokens"),
+        ({"case": "case_14", "start_from": "case_7"}, "case_7 is a model of case_7, .* no variable that case_14 has"),
         ({"recipe": "siit"}, "another recipe: 'edge-siit' instead of 'siit'"),
         ({"max_steps": 40}, "40 steps behind it, and max_steps is 40; .* give more"),
         ({"start_from": "case_0"}, "unknown model .case_0"),
