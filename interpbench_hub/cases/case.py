@@ -11,7 +11,7 @@ from interpbench_hub.certificate import Counterfactual
 from interpbench_hub.circuit import Circuit
 from interpbench_hub.constants import BOS, PAD
 from interpbench_hub.errors import CaseError
-from interpbench_hub.rasp.alignment import Alignment, align, prescribed_circuit
+from interpbench_hub.rasp.alignment import MAX_COUNTED, Alignment, align, prescribed_circuit
 from interpbench_hub.rasp.graph import build_graph
 from interpbench_hub.rasp.language import SOp, Value
 from interpbench_hub.rasp.variables import Graph, VariableKind
@@ -29,10 +29,8 @@ Tier = Literal["elementwise", "single-head", "multi-head", "deep"]
 _ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
-_MANY_VALUES = 32
-"""The most values a head counts among without help of its own in training."""
 _ORDERING: Mapping[str, Any] = {"pairwise_weight": 50.0, "spread_weight": 20.0, "lasting_attention": True}
-"""That help: see `Case.edge_siit`."""
+"""Help in training for heads that count among many values: see `Case.edge_siit`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +250,7 @@ class Case:
         # To count how many of dozens of values are smaller, a head must give all of them the same score and none to
         # the next larger one, to a few hundredths. Rows bring that together too seldom, and a cool-down without it
         # forgets: after 10,000 steps `case_22` had 4.5 % of its exchanged keys wrong.
-        return _ORDERING if self.n_compared("fraction") > _MANY_VALUES else {}
+        return _ORDERING if self.n_compared("fraction") > MAX_COUNTED else {}
 
     @property
     def is_language(self) -> bool:

@@ -9,7 +9,7 @@ from interpbench_hub.rasp.variables import Graph, Variable
 
 MIN_HEADS = 4
 """Heads a layer: more than most programs need, so that finding the circuit's heads is a task."""
-MAX_COUNTED = 64
+MAX_COUNTED = 32
 """The most values that a head of usual width counts among."""
 MIN_WIDE_HEADS = 2
 """Heads a layer where a head counts among more: there all heads are wide, and fewer keep the model small."""

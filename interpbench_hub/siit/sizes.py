@@ -1,7 +1,7 @@
 """The size of the transformer a case is trained in: one rule for all cases."""
 
 from interpbench_hub.cases.case import Case
-from interpbench_hub.rasp.alignment import has_wide_heads
+from interpbench_hub.rasp.alignment import n_counted
 from interpbench_hub.rasp.variables import VariableKind
 from interpbench_hub.transformer import TransformerConfig
 
@@ -12,7 +12,7 @@ MIN_D_HEAD_LANGUAGE = 32
 MIN_D_MODEL = 32
 MAX_D_MODEL = 64
 D_WIDE = 96
-"""Width of the stream, and of each head, in transformers with `has_wide_heads`."""
+"""Width of the stream, and of each head, where one counts among more than `MAX_D_HEAD` values."""
 MAX_D_MLP = 256
 _VALUES_PER_DIMENSION: dict[VariableKind, int] = {"fraction": 1, "aggregate": 2}
 """How many key or query values a dimension a head learns to compare. One that counts must give all it selects the
@@ -36,7 +36,7 @@ def transformer_config(case: Case) -> TransformerConfig:
     while d_head < MAX_D_HEAD and d_head < needed:
         d_head *= 2
     d_model = case.d_model or min(max(alignment.n_heads * d_head, MIN_D_MODEL), MAX_D_MODEL)
-    if has_wide_heads(case.graph):
+    if n_counted(case.graph) > MAX_D_HEAD:
         d_model = d_head = D_WIDE
     if case.is_language:
         d_head = max(d_model // alignment.n_heads, MIN_D_HEAD_LANGUAGE)
