@@ -146,9 +146,10 @@ class Recipe:
         It needs no length of the run: it falls so slowly that training goes on learning for as long as it takes, and
         a cool-down, wherever it starts, takes out the noise that is left.
         """
-        if cooling_from is not None:
-            return self.rate(cooling_from, None, started) * max(0.01, 1 - self._cooled(step, cooling_from))
-        return self.learning_rate * self._fallen(step) * min(1.0, (step + 1 - started) / max(self.warm_up, 1))
+        left = 1.0 if cooling_from is None else max(0.01, 1 - self._cooled(step, cooling_from))
+        # A run that goes on from another's weights may begin with a cool-down, and warms up in it.
+        risen = min(1.0, (step + 1 - started) / max(self.warm_up, 1))
+        return self.learning_rate * self._fallen(step if cooling_from is None else cooling_from) * risen * left
 
     def probe_weight_at(self, step: int, cooling_from: int | None = None) -> float:
         """Weight of the probes' loss in a step: they lead at first, and what the program needs has the last word.

@@ -128,6 +128,10 @@ def test_the_rate_rises_stays_and_falls_with_the_root_of_the_step():
         [0.005 / 20, 0.005 * math.sqrt(400 / 410) / 2, recipe.rate(419), recipe.rate(899)], rel=0.01
     )
     assert recipe.rate(460, 450, 400) == recipe.rate(460, 450)
+    # A run that begins with its cool-down warms up in it.
+    rates = [recipe.rate(step, 400, 400) for step in (400, 409, 419, 450)]
+    cooled = [recipe.rate(step, 400) for step in (400, 409, 419, 450)]
+    assert rates == pytest.approx([cooled[0] / 20, cooled[1] / 2, *cooled[2:]])
 
 
 def test_probes_fall_with_the_rate_and_to_a_tenth_by_the_middle_of_a_cool_down():
